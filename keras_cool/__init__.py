@@ -1,0 +1,17 @@
+"""Training steps for Keras 3 that need more than one gradient, on JAX, TensorFlow and PyTorch."""
+
+from keras_cool import optimizers
+from keras_cool.gradients import value_and_grad
+from keras_cool.training.inject import inject
+from keras_cool.training.mixin import MultiGradientMixin
+from keras_cool.training.model import Model
+from keras_cool.version import __version__
+
+__all__ = [
+    "Model",
+    "MultiGradientMixin",
+    "__version__",
+    "inject",
+    "optimizers",
+    "value_and_grad",
+]

@@ -1,0 +1,113 @@
+"""`value_and_grad`: value and gradients of a function of a list of tensors, on any backend."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import keras
+
+if keras.backend.backend() not in ("jax", "tensorflow", "torch"):
+    raise ImportError(
+        "keras_cool runs on the Keras backends jax, tensorflow and torch; the backend in use is "
+        f"{keras.backend.backend()}. Set KERAS_BACKEND to one of the three before Python starts."
+    )
+backend_gradients = import_module(f"{__name__}.{keras.backend.backend()}")
+densify = backend_gradients.densify
+
+
+def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
+    r"""Makes a function that gives the value and the gradients of `function`.
+
+    For \(L = f(t_1, \dots, t_n)\), the result gives
+    \((L, [\partial L / \partial t_1, \dots, \partial L / \partial t_n])\) by reverse-mode automatic
+    differentiation. It nests: a function that calls `value_and_grad` inside can be differentiated
+    again, which gives gradient penalties and Hessian-vector products.
+
+    Example:
+
+    >>> import keras
+    >>> import keras_cool as kc
+    >>> square = kc.value_and_grad(lambda tensors: keras.ops.sum(tensors[0] ** 2))
+    >>> value, gradients = square([keras.ops.convert_to_tensor([1.0, 2.0])])
+    >>> float(value), [float(g) for g in gradients[0]]
+    (5.0, [2.0, 4.0])
+
+    Args:
+        function: A function of one argument, a list of floating-point tensors of any shape, that
+            returns a scalar tensor, shape `()`. With `has_aux=True` it returns a pair: the scalar
+            and any nest of further tensors, which is handed through.
+        has_aux: Whether `function` returns such a pair. Defaults to `False`.
+
+    Returns:
+        A function of a list of tensors (or of `keras.Variable`s, which are read). It returns
+        `(value, gradients)`, or `((value, aux), gradients)` with `has_aux=True`. `gradients` has an
+        entry for each tensor: a tensor of its shape and dtype, or `None` where the value does not
+        depend on it. On TensorFlow the gradient of a gather (an embedding) is a `tf.IndexedSlices`.
+
+    Raises:
+        ValueError: If the value is not a scalar, or if `has_aux=True` and `function` does not return
+            a pair.
+        TypeError: If the value or one of the tensors is not of a floating-point dtype.
+
+    Reference:
+        Griewank and Walther, 2008, "Evaluating Derivatives", 2nd edition, chapter 3 (the reverse
+        mode).
+    """
+
+    def objective(tensors: list) -> tuple[Any, Any]:
+        result = function(tensors)
+        value, aux = _split(result) if has_aux else (result, None)
+        return _checked_scalar(value), aux
+
+    def evaluate(tensors: list) -> tuple[Any, list]:
+        tensors = [_checked_input(t) for t in tensors]
+        value, aux, gradients = backend_gradients.value_and_grad(objective, tensors)
+        return ((value, aux) if has_aux else value), gradients
+
+    return evaluate
+
+
+def _split(result: Any) -> tuple[Any, Any]:
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise ValueError(
+            "With `has_aux=True` the function must return a pair `(value, aux)`. "
+            f"It returned: {_describe(result)}. Return a pair, or drop `has_aux=True`."
+        )
+    return result
+
+
+def _checked_scalar(value: Any) -> Any:
+    if not keras.ops.is_tensor(value) or len(value.shape) != 0:
+        raise ValueError(
+            "The function under `value_and_grad` must return a scalar tensor, shape `()`. "
+            f"It returned: {_describe(value)}. Reduce it first, for example with "
+            "`keras.ops.mean(value)`; hand further outputs through with `has_aux=True`."
+        )
+    _check_floating(value, "the value")
+    return value
+
+
+def _checked_input(tensor: Any) -> Any:
+    if isinstance(tensor, keras.Variable):
+        tensor = tensor.value
+    tensor = keras.ops.convert_to_tensor(tensor)
+    _check_floating(tensor, "a tensor to differentiate by")
+    return tensor
+
+
+def _check_floating(tensor: Any, what: str) -> None:
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    if "float" not in dtype:
+        raise TypeError(
+            f"Gradients need floating-point tensors, and {what} has dtype {dtype}. "
+            "Convert it with `keras.ops.cast(x, 'float32')`."
+        )
+
+
+def _describe(value: Any) -> str:
+    if keras.ops.is_tensor(value):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"{value!r} of type {type(value).__name__}"
+
+
+__all__ = ["value_and_grad"]

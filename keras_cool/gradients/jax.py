@@ -1,0 +1,45 @@
+"""`value_and_grad` on JAX: `jax.value_and_grad`, with `None` where there is no dependence."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+
+def value_and_grad(objective, tensors):
+    """Gives `(value, aux, gradients)` of `objective(tensors) -> (value, aux)`."""
+    reached = set()
+
+    def watched(tensors):
+        return objective([_watch(reached, i, t) for i, t in enumerate(tensors)])
+
+    (value, aux), gradients = jax.value_and_grad(watched, has_aux=True)(list(tensors))
+    return value, aux, [g if i in reached else None for i, g in enumerate(gradients)]
+
+
+def densify(gradient, tensor):
+    """Gives `gradient` as a tensor: zeros like `tensor` where it is `None`."""
+    return jnp.zeros_like(tensor) if gradient is None else gradient
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _watch(reached, index, tensor):
+    """The identity; its reverse pass notes that a gradient came through.
+
+    JAX gives zeros for an input that the value does not depend on, and no public way to tell them
+    from a gradient that is zero; a rule for the reverse pass runs only where there is one.
+    Guarded by `test_none_where_the_value_does_not_depend`.
+    """
+    return tensor
+
+
+def _watch_forward(reached, index, tensor):
+    return tensor, None
+
+
+def _watch_reverse(reached, index, _, cotangent):
+    reached.add(index)
+    return (cotangent,)
+
+
+_watch.defvjp(_watch_forward, _watch_reverse)

@@ -1,0 +1,46 @@
+"""`value_and_grad` on PyTorch: `torch.autograd.grad` on leaves of its own."""
+
+import threading
+
+import torch
+from keras import tree
+
+_nesting = threading.local()
+
+
+def value_and_grad(objective, tensors):
+    """Gives `(value, aux, gradients)` of `objective(tensors) -> (value, aux)`."""
+    nested = getattr(_nesting, "depth", 0) > 0
+    _nesting.depth = getattr(_nesting, "depth", 0) + 1
+    try:
+        with torch.enable_grad():
+            leaves = [_leaf(t, nested) for t in tensors]
+            value, aux = objective(leaves)
+            gradients = _gradients(value, leaves, nested)
+    finally:
+        _nesting.depth -= 1
+    if not nested:
+        value, aux = tree.map_structure(_detach, (value, aux))
+    return value, aux, gradients
+
+
+def densify(gradient, tensor):
+    """Gives `gradient` as a tensor: zeros like `tensor` where it is `None`."""
+    return torch.zeros_like(tensor) if gradient is None else gradient
+
+
+def _leaf(tensor, nested):
+    # Inside another `value_and_grad` the tensor may hang on the outer one's: keep it in the graph.
+    if nested and tensor.requires_grad:
+        return tensor.view_as(tensor)
+    return tensor.detach().requires_grad_()
+
+
+def _gradients(value, leaves, nested):
+    if not leaves or not value.requires_grad:
+        return [None] * len(leaves)
+    return list(torch.autograd.grad(value, leaves, create_graph=nested, allow_unused=True))
+
+
+def _detach(x):
+    return x.detach() if isinstance(x, torch.Tensor) else x

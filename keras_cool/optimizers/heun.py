@@ -1,0 +1,51 @@
+"""Heun's method: the gradient flow by the trapezoidal rule, two gradients a step."""
+
+import keras
+
+from keras_cool.optimizers.multi_gradient_optimizer import MultiGradientOptimizer
+
+
+@keras.saving.register_keras_serializable(package="keras_cool")
+class Heun(MultiGradientOptimizer):
+    r"""Heun's method, also called the explicit trapezoidal rule or RK2. Order 2, two evaluations.
+
+    With the gradient \(g\) and the learning rate \(h\) as the step size of the gradient flow
+    \(\dot p = -g(p)\):
+
+    \[ g_1 = g(p), \qquad g_2 = g(p - h\, g_1), \qquad p \leftarrow p - \tfrac{h}{2} (g_1 + g_2). \]
+
+    Both gradients are those of the same batch and see the same random seeds. The mean of the two
+    goes to the inner optimizer, which takes the step; plain gradient descent makes it Heun's method
+    exactly. The trial point is a plain gradient step of the inner optimizer's learning rate, for
+    every inner optimizer.
+
+    Example:
+
+    >>> import keras
+    >>> import keras_cool as kc
+    >>> model = kc.inject(keras.Sequential([keras.layers.Dense(1)]))
+    >>> model.compile(kc.optimizers.Heun(0.1), loss="mse")
+    >>> history = model.fit(keras.ops.ones((4, 2)), keras.ops.ones((4, 1)), verbose=0)
+    >>> history.history["gradient_evaluations"]
+    [2]
+
+    Args:
+        optimizer: What takes the step: a float (plain gradient descent at that learning rate), a
+            `keras.optimizers.schedules.LearningRateSchedule` (the same, on a schedule), the name of
+            a Keras optimizer, or a Keras optimizer.
+        name: String or `None`. The name of the optimizer. Defaults to `"heun"`.
+
+    Raises:
+        ValueError: If the learning rate is negative or not finite, or the name names no optimizer.
+        TypeError: If `optimizer` is none of the four.
+
+    Reference:
+        Heun, 1900, "Neue Methoden zur approximativen Integration der Differentialgleichungen einer
+        unabhängigen Veränderlichen"; Hairer, Nørsett and Wanner, 1993, "Solving Ordinary
+        Differential Equations I", section II.1.
+    """
+
+    def estimate_gradient(self, evaluate, point):
+        _, first = evaluate(point)
+        _, second = evaluate(self.trial_point(point, first))
+        return [(a + b) / 2 for a, b in zip(first, second, strict=True)]

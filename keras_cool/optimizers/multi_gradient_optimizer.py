@@ -1,0 +1,265 @@
+"""`MultiGradientOptimizer`: base of the methods that need gradients at several points."""
+
+import contextlib
+import math
+from numbers import Real
+
+import keras
+from keras import ops
+
+
+class MultiGradientOptimizer(keras.optimizers.Optimizer):
+    r"""Base class of optimizers that need gradients at several points to take one step.
+
+    Such a method is a gradient estimator: it asks for gradients at points of its choice and returns
+    one estimate, with which an ordinary Keras optimizer takes the step. Clipping, weight decay,
+    moving averages of the weights and constraints are that optimizer's and act on the estimate;
+    `learning_rate`, `iterations` and `weight_decay` read and write through to it.
+
+    A subclass writes `estimate_gradient` and nothing else. A method with a state of its own makes
+    its variables in `build` and assigns to them with `variable.assign` in `estimate_gradient`.
+
+    The model needs `keras_cool.MultiGradientMixin`, which `keras_cool.inject(model)` gives to a
+    model that exists. A step whose estimate is not finite is skipped: weights, optimizer state and
+    `iterations` stay as they were, and `skipped_steps` in the logs counts it.
+
+    Example:
+
+    >>> import keras
+    >>> import keras_cool as kc
+    >>> class Lookahead(kc.optimizers.MultiGradientOptimizer):
+    ...     def estimate_gradient(self, evaluate, point):
+    ...         loss, gradients = evaluate(point)
+    ...         loss, gradients = evaluate(self.trial_point(point, gradients))
+    ...         return gradients
+    >>> optimizer = Lookahead("adam")
+    >>> round(float(optimizer.learning_rate), 4)
+    0.001
+
+    Args:
+        optimizer: What takes the step: a float (plain gradient descent at that learning rate), a
+            `keras.optimizers.schedules.LearningRateSchedule` (the same, on a schedule), the name of
+            a Keras optimizer, or a Keras optimizer.
+        name: String or `None`. The name of the optimizer. Defaults to the class's name in snake
+            case.
+
+    Raises:
+        ValueError: If the learning rate is negative or not finite, the name names no optimizer, or
+            the optimizer is one that has to be outermost.
+        TypeError: If `optimizer` is none of the four.
+    """
+
+    def __init__(self, optimizer, name=None):
+        super().__init__(learning_rate=0.0, name=name)
+        self.inner_optimizer = _interpret(optimizer, type(self).__name__)
+        self._accepts_estimates = False
+        self._skipped_steps = self._counter("skipped_steps")
+        self._gradient_evaluations = self._counter("gradient_evaluations")
+
+    def estimate_gradient(self, evaluate, point):
+        """Gives the gradient to hand to the inner optimizer.
+
+        Args:
+            evaluate: A function: `evaluate(point)` gives `(loss, gradients)` of the present batch
+                at `point`, a list of tensors. `loss` is a scalar tensor, `gradients` a list of
+                dense tensors shaped like the point. No variable changes, all evaluations of a step
+                see the same random seeds, and the first one has to be at the given point: its loss
+                and metrics are the ones logged.
+            point: List of tensors, the present values of the trainable variables.
+
+        Returns:
+            List of tensors shaped like `point`. It must be non-finite where an evaluation that it
+            rests on was.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement `estimate_gradient(self, evaluate, point)`: it "
+            "returns the list of gradients that the inner optimizer is to apply."
+        )
+
+    def trial_point(self, point, gradients):
+        """Gives the point one plain gradient step away, at the present learning rate.
+
+        Args:
+            point: List of tensors.
+            gradients: List of tensors shaped like `point`.
+
+        Returns:
+            List of tensors, `p - learning_rate * g` for each pair.
+        """
+        rate = ops.convert_to_tensor(self.learning_rate)
+        return [
+            p - ops.cast(rate, p.dtype) * g for p, g in zip(point, gradients, strict=True)
+        ]
+
+    def step_logs(self):
+        """What a step adds to the logs: a dictionary of names and scalar tensors."""
+        return {
+            "gradient_evaluations": ops.convert_to_tensor(self._gradient_evaluations.value),
+            "skipped_steps": ops.convert_to_tensor(self._skipped_steps.value),
+        }
+
+    def count(self, gradient_evaluations, finite):
+        """Counts the gradient evaluations of a step, and the step as skipped if not `finite`."""
+        self._gradient_evaluations.assign_add(gradient_evaluations)
+        skipped = ops.cast(ops.logical_not(finite), self._skipped_steps.dtype)
+        self._skipped_steps.assign_add(skipped)
+
+    def inject(self, model):
+        """Gives an existing model multi-gradient steps with this optimizer.
+
+        A model that is compiled keeps its loss and metrics and takes this optimizer in place of its
+        own; one that is not is compiled with it afterwards, as any model.
+
+        Args:
+            model: A Keras model.
+
+        Returns:
+            The same model.
+        """
+        from keras_cool.training.inject import inject  # the one look from here into that room
+
+        return inject(model, optimizer=self)
+
+    @contextlib.contextmanager
+    def accepting_estimates(self):
+        """Within it `apply` takes gradients: those that `estimate_gradient` returned."""
+        self._accepts_estimates = True
+        try:
+            yield
+        finally:
+            self._accepts_estimates = False
+
+    def apply(self, grads, trainable_variables=None):
+        """Hands an estimate to the inner optimizer.
+
+        Raises:
+            ValueError: If the gradients come from a model without the mixin.
+        """
+        if not self._accepts_estimates:
+            name = type(self).__name__
+            raise ValueError(
+                f"{name} needs gradients at several points of a step, and was handed one gradient, "
+                "as by a model without keras_cool's mixin. Call `keras_cool.inject(model)` before "
+                "`fit`, or build the model from `keras_cool.Model`. In a step of your own, hand "
+                f"the gradients to an ordinary optimizer, not to {name}."
+            )
+        if not self.built:
+            self.build(trainable_variables)
+        self.inner_optimizer.apply(grads, trainable_variables)
+
+    def build(self, variables):
+        """Makes the variables of the inner optimizer."""
+        super().build(variables)
+        if not self.inner_optimizer.built:
+            self.inner_optimizer.build(variables)
+
+    @property
+    def variables(self):
+        """The method's own variables and the inner optimizer's."""
+        return [*super().variables, *self.inner_optimizer.variables]
+
+    @property
+    def learning_rate(self):
+        """The inner optimizer's learning rate."""
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate):
+        self.inner_optimizer.learning_rate = learning_rate
+
+    @property
+    def iterations(self):
+        """The number of steps that the inner optimizer has taken."""
+        return self.inner_optimizer.iterations
+
+    @property
+    def weight_decay(self):
+        """The inner optimizer's weight decay."""
+        return self.inner_optimizer.weight_decay
+
+    @weight_decay.setter
+    def weight_decay(self, weight_decay):
+        if hasattr(self, "inner_optimizer"):  # the base class sets its own, unused
+            self.inner_optimizer.weight_decay = weight_decay
+
+    def scale_loss(self, loss):
+        """Scales a loss as the inner optimizer does."""
+        return self.inner_optimizer.scale_loss(loss)
+
+    def finalize_variable_values(self, var_list):
+        """Ends training as the inner optimizer does (weights from their moving average)."""
+        self.inner_optimizer.finalize_variable_values(var_list)
+
+    def get_config(self):
+        """The configuration: the name and the inner optimizer."""
+        return {
+            "name": self.name,
+            "optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Makes the optimizer that `get_config` describes."""
+        inner = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects)
+        return cls(**{**config, "optimizer": inner})
+
+    def _counter(self, name):
+        return self.add_variable(
+            shape=(), dtype="int32", aggregation="only_first_replica", name=name
+        )
+
+
+def _interpret(optimizer, method):
+    """Gives the Keras optimizer that the first argument of a method means."""
+    if isinstance(optimizer, keras.optimizers.schedules.LearningRateSchedule):
+        return keras.optimizers.SGD(optimizer)
+    if isinstance(optimizer, Real) and not isinstance(optimizer, bool):
+        return keras.optimizers.SGD(_checked_rate(float(optimizer), method))
+    if isinstance(optimizer, str):
+        return _named(optimizer, method)
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise TypeError(
+            f"{method} takes a learning rate (a float), a LearningRateSchedule, the name of a "
+            f"Keras optimizer, or a Keras optimizer. It was given {optimizer!r}. For example: "
+            f"{method}(0.1), {method}('adam'), {method}(keras.optimizers.SGD(0.1, momentum=0.9))."
+        )
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            f"LossScaleOptimizer goes around {method}, not into it: every gradient has to be "
+            f"unscaled before {method} combines it. Write `LossScaleOptimizer({method}(...))`, or "
+            f"leave it to `compile`, which adds it under the dtype policy mixed_float16."
+        )
+    if isinstance(optimizer, MultiGradientOptimizer):
+        raise ValueError(
+            f"{method} was given {type(optimizer).__name__}, which takes several gradients a step "
+            "itself. Give it an ordinary Keras optimizer, for example "
+            f"{method}({optimizer.inner_optimizer.name!r})."
+        )
+    if isinstance(getattr(optimizer, "_learning_rate", None), keras.Variable):
+        _checked_rate(float(optimizer.learning_rate), method)
+    return optimizer
+
+
+def _named(name, method):
+    try:
+        return keras.optimizers.get(name)
+    except (ValueError, TypeError) as error:
+        known = sorted(
+            key
+            for key, value in vars(keras.optimizers).items()
+            if isinstance(value, type) and issubclass(value, keras.optimizers.Optimizer)
+        )
+        raise ValueError(
+            f"{method} was given {name!r}, which is not the name of a Keras optimizer. "
+            f"The names are: {', '.join(known)}. For plain gradient descent give the learning "
+            f"rate: {method}(0.1)."
+        ) from error
+
+
+def _checked_rate(rate, method):
+    if not math.isfinite(rate) or rate < 0:
+        raise ValueError(
+            f"{method} was given the learning rate {rate}. It has to be finite and not negative, "
+            f"for example {method}(0.1)."
+        )
+    return rate

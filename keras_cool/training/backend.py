@@ -1,0 +1,15 @@
+"""What `training` needs from the backend in use; the three files beside this one say how."""
+
+from importlib import import_module
+
+import keras
+
+_backend = import_module(f"keras_cool.training.{keras.backend.backend()}")
+
+BackendStep = _backend.BackendStep
+apply = _backend.apply
+apply_if = _backend.apply_if
+number_of_replicas = _backend.number_of_replicas
+sum_over_replicas = _backend.sum_over_replicas
+
+__all__ = ["BackendStep", "apply", "apply_if", "number_of_replicas", "sum_over_replicas"]

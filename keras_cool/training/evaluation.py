@@ -1,0 +1,93 @@
+"""Gradients of a loss at any point, without moving a variable: `Evaluation`."""
+
+from keras import ops
+
+from keras_cool.gradients import densify, value_and_grad
+from keras_cool.training.keras_private import OverlayScope
+from keras_cool.training.backend import sum_over_replicas
+
+
+class Evaluation:
+    """Evaluates one loss and its gradients at given values of the trainable variables.
+
+    The loss is computed in a scope that maps the variables to the point, so no variable changes.
+    Every evaluation starts from the same state (seeds, layer state, metrics). What the first one
+    assigns to it is kept in `updates`, for the caller to assign once the step is decided; what the
+    later ones assign is dropped.
+
+    Args:
+        loss_function: A function without arguments that returns `(loss, aux)`: the loss to
+            differentiate, a scalar, and any nest of tensors.
+        variables: List of the `keras.Variable`s to differentiate by.
+        scale_loss: The optimizer's `scale_loss`. Gradients are taken of the scaled loss and then
+            unscaled.
+    """
+
+    def __init__(self, loss_function, variables, scale_loss):
+        self.variables = variables
+        self.loss = None
+        self.aux = None
+        self.updates = None
+        self.missing = [True] * len(variables)
+        self.count = 0
+        self._loss_function = loss_function
+        self._scale_loss = scale_loss
+
+    def __call__(self, point):
+        """Gives `(loss, gradients)` at `point`, a list of tensors shaped like the variables.
+
+        The gradients are dense tensors, zeros where the loss does not depend on a variable. Under
+        a distribution strategy loss and gradients are those of the whole batch, all replicas.
+        """
+        loss, gradients = self.raw(point)
+        gradients = [densify(g, p) for g, p in zip(gradients, point, strict=True)]
+        return sum_over_replicas(loss, gradients)
+
+    def raw(self, point):
+        """Gives `(loss, gradients)` of this replica, as the backend made them, `None` included."""
+        assigned = []
+
+        def objective(values):
+            mapping = list(zip(self.variables, values, strict=True))
+            with OverlayScope(mapping) as scope:
+                loss, aux = self._loss_function()
+                scaled = self._scale_loss(loss)
+            assigned[:] = [v for v, _ in scope.updates]
+            return scaled, (loss, aux, [value for _, value in scope.updates])
+
+        (_, (loss, aux, values)), gradients = value_and_grad(objective, has_aux=True)(point)
+        gradients = unscale(gradients, self._scale_loss)
+        self.count += 1
+        if self.updates is None:
+            self.loss, self.aux = loss, aux
+            self.updates = list(zip(assigned, values, strict=True))
+        self.missing = [m and g is None for m, g in zip(self.missing, gradients, strict=True)]
+        return loss, gradients
+
+    def keep_updates(self):
+        """Assigns what the first evaluation changed: seeds, layer state, metrics."""
+        for variable, value in self.updates or []:
+            variable.assign(value)
+
+
+def unscale(gradients, scale_loss):
+    """Divides gradients by the factor that `scale_loss` multiplies a loss with."""
+    return _scaled(gradients, scale_loss, ops.divide)
+
+
+def rescale(gradients, scale_loss):
+    """Undoes `unscale`: gives the gradients that an optimizer which unscales them expects."""
+    return _scaled(gradients, scale_loss, ops.multiply)
+
+
+def _scaled(gradients, scale_loss, operation):
+    one = ops.ones(())
+    scale = scale_loss(one)
+    if scale is one:
+        return gradients
+    return [None if g is None else operation(g, ops.cast(scale, g.dtype)) for g in gradients]
+
+
+def all_finite(tensors):
+    """Whether every entry of every tensor is finite, as a scalar boolean tensor."""
+    return ops.all(ops.stack([ops.all(ops.isfinite(t)) for t in tensors]))

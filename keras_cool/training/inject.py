@@ -1,0 +1,72 @@
+"""`inject`: gives a model that exists already the multi-gradient steps of the mixin."""
+
+import functools
+
+import keras
+
+from keras_cool.training.keras_private import set_compiled_optimizer
+from keras_cool.training.mixin import MultiGradientMixin
+
+
+def inject(model, optimizer=None):
+    """Gives an existing Keras model multi-gradient steps, in place.
+
+    The model may be functional, Sequential or subclassed, compiled or not, trained or not. Its
+    weights, its optimizer and what it has learned stay. It saves as the class it was: after
+    `keras.saving.load_model`, inject again to go on. Injecting twice is harmless.
+
+    Example:
+
+    >>> import keras
+    >>> import keras_cool as kc
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", loss="mse")
+    >>> kc.inject(model) is model
+    True
+    >>> model.compile(kc.optimizers.Heun(0.1), loss="mse")
+    >>> history = model.fit(keras.ops.ones((8, 4)), keras.ops.ones((8, 1)), verbose=0)
+
+    Args:
+        model: A Keras model.
+        optimizer: A Keras optimizer or `None`. If given and the model is compiled, it takes the
+            place of the model's own optimizer; loss, metrics and the rest of `compile` stay.
+
+    Returns:
+        The same object.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`inject` takes a Keras model. It was given {model!r} of type "
+            f"{type(model).__name__}. Pass the model itself, for example "
+            "`keras_cool.inject(keras.Sequential([...]))`."
+        )
+    if not isinstance(model, MultiGradientMixin):
+        model.__class__ = _with_mixin(type(model))
+        model.train_function = None
+    if optimizer is not None and model.compiled and model.optimizer is not optimizer:
+        set_compiled_optimizer(model, _scaled_as_compile_does(model, optimizer))
+        model.train_function = None
+    return model
+
+
+@functools.cache
+def _with_mixin(cls):
+    """The subclass of `cls` with the mixin. Its objects give `cls` as their `__class__`, which is
+    what Keras saves a model by."""
+    namespace = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "__class__": property(lambda self: cls),
+    }
+    return type(cls)(cls.__name__, (MultiGradientMixin, cls), namespace)
+
+
+def _scaled_as_compile_does(model, optimizer):
+    scaled = keras.optimizers.LossScaleOptimizer
+    if isinstance(model.optimizer, scaled) and not isinstance(optimizer, scaled):
+        return scaled(optimizer, name="loss_scale_optimizer")
+    return optimizer

@@ -1,0 +1,82 @@
+"""JAX: a stateless `train_step` around the common one, and updates that stay in the state."""
+
+import jax.numpy as jnp
+import keras
+
+from keras_cool.training.keras_private import OverlayScope
+
+
+class BackendStep:
+    """Opens a scope over the whole state and runs the step that the other backends run directly."""
+
+    @property
+    def non_trainable_variables(self):
+        """The model's, and the variables of each further optimizer that it holds (as a GAN does):
+        what a compiled step changes has to be part of its state."""
+        own = getattr(self, "optimizer", None)
+        further = [
+            value
+            for value in vars(self).values()
+            if isinstance(value, keras.optimizers.Optimizer) and value is not own
+        ]
+        return [*super().non_trainable_variables, *(v for o in further for v in o.variables)]
+
+    def train_step(self, state, data):
+        if self.takes_plain_step():
+            return super().train_step(state, data)
+        groups = (
+            self.trainable_variables,
+            self.non_trainable_variables,
+            self.optimizer.variables,
+            self.metrics_variables,
+        )
+        mapping = [
+            pair
+            for variables, values in zip(groups, state, strict=True)
+            for pair in zip(variables, values, strict=True)
+        ]
+        with OverlayScope(mapping) as scope:
+            logs = self.run_step(data)
+        return logs, tuple(
+            [scope.get_current_value(v) for v in variables] for variables in groups
+        )
+
+
+def apply(optimizer, gradients, variables):
+    """Lets the optimizer update the variables."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        _apply_stateless(optimizer, gradients, variables)
+    else:
+        optimizer.apply(gradients, variables)
+
+
+def _apply_stateless(optimizer, gradients, variables):
+    # Its `apply` assigns inside a `cond`, from which only returned values may leave.
+    new_variables, new_state = optimizer.stateless_apply(
+        [v.value for v in optimizer.variables], gradients, [v.value for v in variables]
+    )
+    for variable, value in zip(
+        [*variables, *optimizer.variables], [*new_variables, *new_state], strict=True
+    ):
+        variable.assign(value)
+
+
+def apply_if(condition, update):
+    """Runs `update()`, and keeps what it assigned where the scalar `condition` is true.
+
+    A select fuses with the update; a `cond` would copy the state through.
+    """
+    with OverlayScope() as scope:
+        update()
+    for variable, value in scope.updates:
+        variable.assign(jnp.where(condition, value, variable.value))
+
+
+def number_of_replicas():
+    """One: under `keras.distribution` a JAX step computes on the whole batch."""
+    return 1
+
+
+def sum_over_replicas(loss, gradients):
+    """Nothing to do: the compiler puts the reductions in."""
+    return loss, gradients

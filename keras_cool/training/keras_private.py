@@ -1,0 +1,76 @@
+"""All that is borrowed from Keras' private API; `tests/test_keras_private.py` guards each piece."""
+
+import keras
+from keras.src.losses.loss import unscale_loss_for_distribution
+from keras.src.models.functional import Functional
+from keras.src.models.model import functional_init_arguments
+
+# Keras' own trainer of the backend in use: the class right below `keras.Model` that has `fit`.
+Trainer = next(base for base in keras.Model.__bases__ if "fit" in vars(base))
+
+
+class OverlayScope(keras.StatelessScope):
+    """A `keras.StatelessScope` that lies over the scope around it.
+
+    Reads that its own mapping does not answer go to the scope around it, where a plain
+    `StatelessScope` goes to the variable's stored value, past the outer scope. What is assigned
+    inside is kept in `updates`, in order of first assignment.
+    """
+
+    def __init__(self, state_mapping=()):
+        super().__init__(state_mapping, collect_losses=True, initialize_variables=False)
+        self._assigned = {}
+
+    def get_current_value(self, variable):
+        value = super().get_current_value(variable)
+        if value is None and self.original_scope is not None:
+            return self.original_scope.get_current_value(variable)
+        return value
+
+    def add_update(self, update):
+        variable, _ = update
+        self._assigned[id(variable)] = variable
+        super().add_update(update)
+
+    @property
+    def updates(self):
+        """The `(variable, value)` pairs that were assigned inside."""
+        return [(v, super(OverlayScope, self).get_current_value(v)) for v in self._assigned.values()]
+
+
+def forward(model, x):
+    """The model's training-mode output, called as Keras' own `train_step` calls it."""
+    return model(x, training=True) if model._call_has_training_arg else model(x)
+
+
+def training_loss(model, x, y, y_pred, sample_weight):
+    """The model's loss with all that `add_loss` and regularisers add, as Keras' `train_step`."""
+    return model._compute_loss(
+        x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+    )
+
+
+def track_loss(model, loss, x):
+    """Updates the model's running mean of the loss, as Keras' own `train_step` does."""
+    first = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
+    model._loss_tracker.update_state(
+        unscale_loss_for_distribution(loss), sample_weight=keras.ops.shape(first)[0]
+    )
+
+
+def set_compiled_optimizer(model, optimizer):
+    """Puts `optimizer` into a model that is compiled already, and into the config it saves."""
+    model.optimizer = optimizer
+    model._compile_config.config["optimizer"] = optimizer
+
+
+__all__ = [
+    "Functional",
+    "OverlayScope",
+    "Trainer",
+    "forward",
+    "functional_init_arguments",
+    "set_compiled_optimizer",
+    "track_loss",
+    "training_loss",
+]

@@ -1,0 +1,204 @@
+"""`MultiGradientMixin`: training steps with several gradients, written once for all backends."""
+
+import warnings
+
+import keras
+
+from keras_cool.training import backend
+from keras_cool.training.evaluation import Evaluation, all_finite, rescale
+from keras_cool.training.keras_private import (
+    OverlayScope,
+    Trainer,
+    forward,
+    track_loss,
+    training_loss,
+)
+
+
+class MultiGradientMixin(backend.BackendStep):
+    """Gives a Keras model training steps that need more than one gradient.
+
+    Put it before `keras.Model` (or `keras.Sequential`, or a class of your own) in the bases. Then
+    `compile` takes the multi-gradient optimizers of `keras_cool.optimizers`, and
+    `multi_gradient_step` may be overridden: one method, the same on JAX, TensorFlow and PyTorch.
+    With a plain Keras optimizer and no override the model trains as it does without the mixin.
+
+    Example:
+
+    >>> import keras
+    >>> import keras_cool as kc
+    >>> class Classifier(kc.MultiGradientMixin, keras.Model):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.dense = keras.layers.Dense(3, activation="softmax")
+    ...
+    ...     def call(self, x):
+    ...         return self.dense(x)
+    >>> model = Classifier()
+    >>> model.compile(kc.optimizers.Heun(0.1), loss="sparse_categorical_crossentropy")
+    >>> history = model.fit(keras.random.normal((8, 4)), keras.ops.arange(8) % 3, verbose=0)
+    >>> sorted(history.history)
+    ['gradient_evaluations', 'loss', 'skipped_steps']
+    """
+
+    def multi_gradient_step(self, x, y, sample_weight):
+        """Takes one training step on one batch. Override it to write a step of your own.
+
+        Inside it, `self.value_and_grad` gives gradients, `self.apply_gradients` lets an optimizer
+        use them, and everything else of Keras works as outside: `self(x, training=True)`,
+        `self.compute_loss`, `self.compute_metrics`, `variable.assign`. The method runs compiled
+        unless the model was compiled with `run_eagerly=True`; state that changes from step to step
+        belongs into `keras.Variable`s of the model.
+
+        Example:
+
+        >>> import keras
+        >>> import keras_cool as kc
+        >>> class Averaged(kc.Model):
+        ...     def multi_gradient_step(self, x, y, sample_weight):
+        ...         def loss_function():
+        ...             return self.compute_loss(x, y, self(x, training=True), sample_weight)
+        ...
+        ...         variables = self.trainable_variables
+        ...         loss, first = self.value_and_grad(loss_function, variables)
+        ...         loss, second = self.value_and_grad(loss_function, variables)  # new seeds
+        ...         self.apply_gradients([(a + b) / 2 for a, b in zip(first, second)], variables)
+        ...         return {"loss": loss}
+
+        Args:
+            x: The batch's inputs: a tensor or a nest of tensors, shape `(batch, ...)`.
+            y: The batch's targets, or `None`.
+            sample_weight: The batch's sample weights, or `None`.
+
+        Returns:
+            The logs: a dictionary of names and scalar tensors.
+        """
+        if not self.trainable_variables:
+            warnings.warn("The model does not have any trainable weights.", stacklevel=2)
+
+        def loss_function():
+            y_pred = forward(self, x)
+            return training_loss(self, x, y, y_pred, sample_weight), y_pred
+
+        method = _multi_gradient_method(self.optimizer)
+        if method is None:
+            evaluation = self._take_plain_step(loss_function)
+        else:
+            evaluation = self._take_estimated_step(method, loss_function)
+        track_loss(self, evaluation.loss, x)
+        logs = self.compute_metrics(x, y, evaluation.aux, sample_weight=sample_weight)
+        return logs if method is None else {**logs, **method.step_logs()}
+
+    def value_and_grad(self, loss_function, variables, has_aux=False):
+        """Gives a loss and its gradients at the present state.
+
+        What the loss function assigns is kept: seeds advance, layer state and metrics are updated,
+        as in a forward pass of Keras. Call it inside `multi_gradient_step`.
+
+        Args:
+            loss_function: A function without arguments that computes a scalar loss from the model
+                and from tensors around it. With `has_aux=True` it returns `(loss, aux)`, `aux` any
+                nest of tensors. What it computes leaves it only through what it returns.
+            variables: List of the `keras.Variable`s to differentiate by.
+            has_aux: Whether `loss_function` returns such a pair. Defaults to `False`.
+
+        Returns:
+            `(loss, gradients)`, or `((loss, aux), gradients)` with `has_aux=True`. `gradients` has
+            an entry for each variable: a tensor of its shape, or `None` where the loss does not
+            depend on it. Under `mixed_float16` the gradients are those of the loss as it is, the
+            loss scale taken out; hand them to `self.apply_gradients`, not to `optimizer.apply`.
+            Under a TensorFlow distribution strategy they are this replica's part of the sum that
+            the optimizer makes, as in Keras.
+
+        Raises:
+            ValueError: If the loss is not a scalar, or `has_aux=True` and there is no pair.
+        """
+        optimizer = getattr(self, "optimizer", None)
+        scale_loss = optimizer.scale_loss if optimizer else _identity
+        evaluation = Evaluation(_with_aux(loss_function, has_aux), variables, scale_loss)
+        loss, gradients = evaluation.raw([v.value for v in variables])
+        evaluation.keep_updates()
+        return ((loss, evaluation.aux) if has_aux else loss), gradients
+
+    def apply_gradients(self, gradients, variables, optimizer=None):
+        """Lets an optimizer update variables with gradients from `self.value_and_grad`.
+
+        It is `optimizer.apply` with what that leaves to the caller: the loss scale of
+        `mixed_float16` goes back in before the optimizer takes it out, and on JAX the state of a
+        `LossScaleOptimizer` stays inside the compiled step.
+
+        Args:
+            gradients: List of tensors or `None`, one for each variable and of its shape.
+            variables: List of the `keras.Variable`s to update.
+            optimizer: A Keras optimizer. Defaults to the model's own, from `compile`. Another one
+                must be an attribute of the model, and built on its variables before `fit`.
+        """
+        optimizer = self.optimizer if optimizer is None else optimizer
+        backend.apply(optimizer, rescale(gradients, optimizer.scale_loss), variables)
+
+    def takes_plain_step(self):
+        """Whether Keras' own `train_step` does all that is asked of this model."""
+        overridden = type(self).multi_gradient_step is not MultiGradientMixin.multi_gradient_step
+        return not overridden and _multi_gradient_method(self.optimizer) is None
+
+    def run_step(self, data):
+        """Runs `multi_gradient_step` on one batch as `fit` hands it over; returns the logs."""
+        if super(backend.BackendStep, self).train_step.__func__ is not Trainer.train_step:
+            raise ValueError(
+                f"{type(self).__name__} has a `train_step` of its own, which takes one gradient a "
+                "step; a multi-gradient step would not use it. Move what it does into "
+                "`compute_loss` (a loss of your own) or into `multi_gradient_step` (a step of your "
+                "own), and remove `train_step`."
+            )
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        return self.multi_gradient_step(x, y, sample_weight)
+
+    def _take_plain_step(self, loss_function):
+        variables = self.trainable_variables
+        evaluation = Evaluation(loss_function, variables, self.optimizer.scale_loss)
+        _, gradients = evaluation.raw([v.value for v in variables])
+        evaluation.keep_updates()
+        if variables:
+            self.apply_gradients(gradients, variables)
+        return evaluation
+
+    def _take_estimated_step(self, method, loss_function):
+        variables = self.trainable_variables
+        evaluation = Evaluation(loss_function, variables, self.optimizer.scale_loss)
+        with OverlayScope() as scope:  # what the method assigns holds only if the step is taken
+            estimate = method.estimate_gradient(evaluation, [v.value for v in variables])
+        evaluation.keep_updates()
+        finite = all_finite(estimate)
+        replicas = backend.number_of_replicas()  # whose gradients `apply` is going to add up
+        gradients = [
+            None if missing else g / replicas
+            for g, missing in zip(estimate, evaluation.missing, strict=True)
+        ]
+
+        def update():
+            for variable, value in scope.updates:
+                variable.assign(value)
+            with method.accepting_estimates():
+                self.apply_gradients(gradients, variables)
+
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            update()  # it skips a non-finite step itself, and lowers its scale
+        else:
+            backend.apply_if(finite, update)
+        method.count(evaluation.count, finite)
+        return evaluation
+
+
+def _multi_gradient_method(optimizer):
+    """The multi-gradient optimizer that `optimizer` is or wraps, or `None`."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    return optimizer if hasattr(optimizer, "estimate_gradient") else None
+
+
+def _with_aux(loss_function, has_aux):
+    return loss_function if has_aux else lambda: (loss_function(), None)
+
+
+def _identity(loss):
+    return loss

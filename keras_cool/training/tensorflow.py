@@ -1,0 +1,61 @@
+"""TensorFlow: variables exist before the step is traced; replicas agree at each evaluation."""
+
+import tensorflow as tf
+
+
+class BackendStep:
+    """Runs the common step as `train_step`."""
+
+    def train_step(self, data):
+        if self.takes_plain_step():
+            return super().train_step(data)
+        return self.run_step(data)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras defers building to the first trace; inside an evaluation no variable can be made.
+        if self._distribute_strategy is None and not self.takes_plain_step():
+            self._symbolic_build(iterator=iterator, data_batch=data_batch)
+        else:
+            super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+
+
+def apply(optimizer, gradients, variables):
+    """Lets the optimizer update the variables."""
+    optimizer.apply(gradients, variables)
+
+
+def apply_if(condition, update):
+    """Runs `update()` if the scalar `condition` is true."""
+    if tf.__internal__.distribute.strategy_supports_no_merge_call():
+        tf.cond(condition, lambda: _then(update), lambda: False)
+        return
+
+    # An update across replicas merges them, which it cannot do inside a `cond` of one replica.
+    def across_replicas(strategy, condition):
+        condition = strategy.experimental_local_results(condition)[0]
+        tf.cond(
+            condition,
+            lambda: _then(lambda: strategy.extended.call_for_each_replica(update)),
+            lambda: False,
+        )
+
+    tf.distribute.get_replica_context().merge_call(across_replicas, args=(condition,))
+
+
+def _then(update):
+    update()
+    return True
+
+
+def number_of_replicas():
+    """The number of replicas that compute parts of one batch."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def sum_over_replicas(loss, gradients):
+    """Adds up loss and gradients over the replicas; Keras has divided the loss by their number."""
+    context = tf.distribute.get_replica_context()
+    if number_of_replicas() == 1 or context is None:
+        return loss, gradients
+    loss, *gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, [loss, *gradients])
+    return loss, gradients
