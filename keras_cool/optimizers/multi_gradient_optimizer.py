@@ -7,6 +7,8 @@ from numbers import Real
 import keras
 from keras import ops
 
+from keras_cool.optimizers.saved_seeds import SavedSeeds
+
 
 class MultiGradientOptimizer(keras.optimizers.Optimizer):
     r"""Base class of optimizers that need gradients at several points to take one step.
@@ -53,6 +55,7 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer):
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = _interpret(optimizer, type(self).__name__)
         self._accepts_estimates = False
+        self._seeds = SavedSeeds()
         self._skipped_steps = self._counter("skipped_steps")
         self._gradient_evaluations = self._counter("gradient_evaluations")
 
@@ -152,6 +155,23 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer):
         super().build(variables)
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
+
+    def save_seeds_of(self, model):
+        """Saves the random seeds of `model` with this optimizer from now on.
+
+        Keras saves no seeds, so that a model with dropout would start again from the first mask;
+        seeds that were loaded before the model was known go into the model now.
+        """
+        self._seeds.attach(model)
+
+    def save_own_variables(self, store):
+        """Saves the optimizer's variables and the model's random seeds."""
+        super().save_own_variables(store)
+        self._seeds.save(store)
+
+    def load_own_variables(self, store):
+        """Loads the optimizer's variables and the model's random seeds."""
+        super().load_own_variables(self._seeds.load(store))
 
     @property
     def variables(self):

@@ -49,6 +49,8 @@ def inject(model, optimizer=None):
     if optimizer is not None and model.compiled and model.optimizer is not optimizer:
         set_compiled_optimizer(model, _scaled_as_compile_does(model, optimizer))
         model.train_function = None
+    if model.compiled:
+        model.share_seeds()
     return model
 
 

@@ -136,6 +136,25 @@ class MultiGradientMixin(backend.BackendStep):
         optimizer = self.optimizer if optimizer is None else optimizer
         backend.apply(optimizer, rescale(gradients, optimizer.scale_loss), variables)
 
+    def compile(self, *args, **kwargs):
+        """Configures the model for training: `keras.Model.compile`."""
+        super().compile(*args, **kwargs)
+        self.share_seeds()
+
+    def compile_from_config(self, config):
+        """Compiles the model as a saved file says; Keras calls it while it loads one."""
+        if type(self).compile is not MultiGradientMixin.compile:
+            return super().compile_from_config(config)  # has Keras' advice for such classes
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def share_seeds(self):
+        """Lets a multi-gradient optimizer save the model's random seeds with its own state."""
+        method = _multi_gradient_method(self.optimizer)
+        if method is not None:
+            method.save_seeds_of(self)
+
     def takes_plain_step(self):
         """Whether Keras' own `train_step` does all that is asked of this model."""
         overridden = type(self).multi_gradient_step is not MultiGradientMixin.multi_gradient_step

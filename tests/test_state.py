@@ -1,0 +1,110 @@
+"""Random layers, batch normalisation, logs: what a step of several evaluations does to state."""
+
+import keras
+import keras_cool as kc
+import numpy as np
+import pytest
+from keras import ops
+
+
+class BothMasks(kc.optimizers.MultiGradientOptimizer):
+    """Returns the difference of two gradients at the same point: zero iff the masks agree."""
+
+    def estimate_gradient(self, evaluate, point):
+        _, first = evaluate(point)
+        _, second = evaluate(point)
+        return [a - b for a, b in zip(first, second)]
+
+
+def dropout_model(optimizer):
+    keras.utils.set_random_seed(3)
+    model = kc.Model(
+        inputs := keras.Input((6,)),
+        keras.layers.Dense(1)(
+            keras.layers.Dropout(0.5, seed=11)(
+                keras.layers.Dense(32)(keras.layers.GaussianDropout(0.5, seed=7)(inputs))
+            )
+        ),
+    )
+    model.compile(optimizer, loss="mse")
+    return model
+
+
+def seeds(model):
+    return [v.numpy()[1] for v in model.variables if "seed_generator" in v.path]
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(24, 6)).astype("float32"), rng.normal(size=(24, 1)).astype("float32")
+
+
+def test_all_evaluations_of_a_step_see_the_same_masks(data):
+    model = dropout_model(BothMasks(1.0))
+    before = model.get_weights()
+    model.fit(*data, batch_size=8, epochs=2, verbose=0)
+    for a, b in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_next_step_sees_other_masks(data):
+    """The check that the test above can fail: two plain evaluations, a step apart, differ."""
+    model = dropout_model(kc.optimizers.Heun(0.0))
+    losses = [model.train_on_batch(*data, return_dict=True)["loss"] for _ in range(3)]
+    assert len(set(np.float32(losses))) == 3
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_seeds_advance_once_a_step(steps, data):
+    model = dropout_model(kc.optimizers.Heun(0.01))
+    before = seeds(model)
+    model.fit(*data, batch_size=24 // steps, verbose=0)
+    assert len(before) == 2
+    assert [int(b) - int(a) for a, b in zip(before, seeds(model))] == [steps] * 2
+
+
+def normalised_model(cls):
+    keras.utils.set_random_seed(5)
+    inputs = keras.Input((6,))
+    x = keras.layers.BatchNormalization(momentum=0.7)(keras.layers.Dense(4)(inputs))
+    return cls(inputs, keras.layers.Dense(1)(x))
+
+
+def test_moving_statistics_are_those_of_one_forward_pass(data):
+    plain, ours = normalised_model(keras.Model), normalised_model(kc.Model)
+    ours.compile(kc.optimizers.Heun(0.1), loss="mse")
+    ours.train_on_batch(*data)
+    plain(data[0], training=True)
+    for name in ("moving_mean", "moving_variance"):
+        expected, actual = (getattr(m.layers[2], name).numpy() for m in (plain, ours))
+        assert np.abs(expected).max() > 1e-3
+        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_logs_are_those_of_the_model_as_it_stood(data):
+    model = normalised_model(kc.Model)
+    model.compile(kc.optimizers.Heun(0.3), loss="mse", metrics=["mae"])
+    before = model.get_weights()
+    logs = model.train_on_batch(*data, return_dict=True)
+    model.set_weights(before)
+    y_pred = ops.convert_to_numpy(model(data[0], training=True))
+    np.testing.assert_allclose(logs["loss"], ((y_pred - data[1]) ** 2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(logs["mae"], np.abs(y_pred - data[1]).mean(), rtol=1e-5)
+    assert logs["gradient_evaluations"] == 2
+    assert logs["skipped_steps"] == 0
+
+
+def test_losses_of_layers_leave_nothing_behind(data):
+    """`add_loss` inside an evaluation keeps no tensor of it (on JAX it would be a leaked tracer)."""
+
+    class Penalty(keras.layers.Layer):
+        def call(self, x):
+            self.add_loss(0.1 * ops.mean(x**2))
+            return x
+
+    inputs = keras.Input((6,))
+    model = kc.Model(inputs, Penalty()(keras.layers.Dense(1)(inputs)))
+    model.compile(kc.optimizers.Heun(0.01), loss="mse")
+    model.fit(*data, verbose=0)
+    assert [float(loss) for loss in model.losses] == []
