@@ -96,10 +96,11 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer):
 
     def step_logs(self):
         """What a step adds to the logs: a dictionary of names and scalar tensors."""
-        return {
-            "gradient_evaluations": ops.convert_to_tensor(self._gradient_evaluations.value),
-            "skipped_steps": ops.convert_to_tensor(self._skipped_steps.value),
+        counters = {
+            "gradient_evaluations": self._gradient_evaluations,
+            "skipped_steps": self._skipped_steps,
         }
+        return {name: counter.value + 0 for name, counter in counters.items()}  # + 0: a copy
 
     def count(self, gradient_evaluations, finite):
         """Counts the gradient evaluations of a step, and the step as skipped if not `finite`."""

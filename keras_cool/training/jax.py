@@ -61,13 +61,13 @@ def _apply_stateless(optimizer, gradients, variables):
         variable.assign(value)
 
 
-def apply_if(condition, update):
-    """Runs `update()`, and keeps what it assigned where the scalar `condition` is true.
+def apply_if(condition, update, *values):
+    """Runs `update(*values)`, and keeps what it assigned if the scalar `condition` is true.
 
     A select fuses with the update; a `cond` would copy the state through.
     """
     with OverlayScope() as scope:
-        update()
+        update(*values)
     for variable, value in scope.updates:
         variable.assign(jnp.where(condition, value, variable.value))
 

@@ -1,7 +1,7 @@
 """All that is borrowed from Keras' private API; `tests/test_keras_private.py` guards each piece."""
 
 import keras
-from keras.src.losses.loss import unscale_loss_for_distribution
+from keras.src.losses.loss import unscale_loss_for_distribution as unscaled_for_replicas
 from keras.src.models.functional import Functional
 from keras.src.models.model import functional_init_arguments
 
@@ -50,12 +50,14 @@ def training_loss(model, x, y, y_pred, sample_weight):
     )
 
 
-def track_loss(model, loss, x):
-    """Updates the model's running mean of the loss, as Keras' own `train_step` does."""
-    first = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
-    model._loss_tracker.update_state(
-        unscale_loss_for_distribution(loss), sample_weight=keras.ops.shape(first)[0]
-    )
+def loss_tracker(model):
+    """The metric that holds the running mean of the loss."""
+    return model._loss_tracker
+
+
+def batch_size(x):
+    """The number of samples in a batch, read as Keras' own `train_step` reads it."""
+    return keras.ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
 
 
 def set_compiled_optimizer(model, optimizer):
@@ -68,9 +70,11 @@ __all__ = [
     "Functional",
     "OverlayScope",
     "Trainer",
+    "batch_size",
     "forward",
     "functional_init_arguments",
+    "loss_tracker",
     "set_compiled_optimizer",
-    "track_loss",
     "training_loss",
+    "unscaled_for_replicas",
 ]

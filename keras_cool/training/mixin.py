@@ -9,9 +9,11 @@ from keras_cool.training.evaluation import Evaluation, all_finite, rescale
 from keras_cool.training.keras_private import (
     OverlayScope,
     Trainer,
+    batch_size,
     forward,
-    track_loss,
+    loss_tracker,
     training_loss,
+    unscaled_for_replicas,
 )
 
 
@@ -71,21 +73,23 @@ class MultiGradientMixin(backend.BackendStep):
             sample_weight: The batch's sample weights, or `None`.
 
         Returns:
-            The logs: a dictionary of names and scalar tensors.
+            The logs: a dictionary of names and scalar tensors. A `"loss"` among them is averaged
+            over the epoch; the others are shown as the last step gave them.
         """
+        method = _multi_gradient_method(self.optimizer)
         if not self.trainable_variables:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
+            method = None
 
         def loss_function():
             y_pred = forward(self, x)
             return training_loss(self, x, y, y_pred, sample_weight), y_pred
 
-        method = _multi_gradient_method(self.optimizer)
         if method is None:
             evaluation = self._take_plain_step(loss_function)
         else:
             evaluation = self._take_estimated_step(method, loss_function)
-        track_loss(self, evaluation.loss, x)
+        self._track_loss(evaluation.loss, x)
         logs = self.compute_metrics(x, y, evaluation.aux, sample_weight=sample_weight)
         return logs if method is None else {**logs, **method.step_logs()}
 
@@ -170,7 +174,17 @@ class MultiGradientMixin(backend.BackendStep):
                 "own), and remove `train_step`."
             )
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        return self.multi_gradient_step(x, y, sample_weight)
+        self._loss_is_tracked = False
+        logs = self.multi_gradient_step(x, y, sample_weight)
+        if "loss" in logs and not self._loss_is_tracked:
+            self._track_loss(logs["loss"], x)
+            logs = {**logs, "loss": loss_tracker(self).result()}
+        return logs
+
+    def _track_loss(self, loss, x):
+        # Keras takes the epoch's "loss" from this running mean, whatever the steps returned.
+        loss_tracker(self).update_state(unscaled_for_replicas(loss), sample_weight=batch_size(x))
+        self._loss_is_tracked = True
 
     def _take_plain_step(self, loss_function):
         variables = self.trainable_variables
@@ -194,16 +208,19 @@ class MultiGradientMixin(backend.BackendStep):
             for g, missing in zip(estimate, evaluation.missing, strict=True)
         ]
 
-        def update():
-            for variable, value in scope.updates:
+        state = [variable for variable, _ in scope.updates]
+
+        def update(values, gradients):
+            for variable, value in zip(state, values, strict=True):
                 variable.assign(value)
             with method.accepting_estimates():
                 self.apply_gradients(gradients, variables)
 
+        values = [value for _, value in scope.updates]
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            update()  # it skips a non-finite step itself, and lowers its scale
+            update(values, gradients)  # it skips a non-finite step itself, and lowers its scale
         else:
-            backend.apply_if(finite, update)
+            backend.apply_if(finite, update, values, gradients)
         method.count(evaluation.count, finite)
         return evaluation
 

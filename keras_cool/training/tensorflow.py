@@ -24,26 +24,25 @@ def apply(optimizer, gradients, variables):
     optimizer.apply(gradients, variables)
 
 
-def apply_if(condition, update):
-    """Runs `update()` if the scalar `condition` is true."""
+def apply_if(condition, update, *values):
+    """Runs `update(*values)` if the scalar `condition` is true."""
     if tf.__internal__.distribute.strategy_supports_no_merge_call():
-        tf.cond(condition, lambda: _then(update), lambda: False)
+        tf.cond(condition, lambda: _then(update, *values), lambda: False)
         return
 
-    # An update across replicas merges them, which it cannot do inside a `cond` of one replica.
-    def across_replicas(strategy, condition):
-        condition = strategy.experimental_local_results(condition)[0]
-        tf.cond(
-            condition,
-            lambda: _then(lambda: strategy.extended.call_for_each_replica(update)),
-            lambda: False,
-        )
+    # An update of replicas merges them, which it cannot do inside a `cond` of one replica.
+    def across_replicas(strategy, condition, *values):
+        def call():
+            strategy.extended.call_for_each_replica(update, args=values)
+            return True
 
-    tf.distribute.get_replica_context().merge_call(across_replicas, args=(condition,))
+        tf.cond(strategy.experimental_local_results(condition)[0], call, lambda: False)
+
+    tf.distribute.get_replica_context().merge_call(across_replicas, args=(condition, *values))
 
 
-def _then(update):
-    update()
+def _then(update, *values):
+    update(*values)
     return True
 
 

@@ -18,10 +18,10 @@ def apply(optimizer, gradients, variables):
     optimizer.apply(gradients, variables)
 
 
-def apply_if(condition, update):
-    """Runs `update()` if the scalar `condition` is true."""
+def apply_if(condition, update, *values):
+    """Runs `update(*values)` if the scalar `condition` is true."""
     if condition:
-        update()
+        update(*values)
 
 
 def number_of_replicas():

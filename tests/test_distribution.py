@@ -1,0 +1,107 @@
+"""Heun on several devices equals one device."""
+
+import contextlib
+
+import keras
+import keras_cool as kc
+import numpy as np
+import pytest
+
+BACKEND = keras.backend.backend()
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(64, 6)).astype("float32")
+Y = np.tanh(X[:, :1] * X[:, 1:2]).astype("float32")
+
+
+def fit(optimizer, scope=contextlib.nullcontext, model_class=kc.Model):
+    """Trains inside the scope; batches of 16, so that a part of each goes to each device."""
+    with scope():
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((6,))
+        h = keras.layers.Dense(12, activation="tanh")(inputs)
+        model = model_class(inputs, keras.layers.Dense(1, kernel_regularizer="l2")(h))
+        model.compile(optimizer(), loss="mse", metrics=["mae"])
+        history = model.fit(X, Y, batch_size=16, epochs=3, shuffle=False, verbose=0).history
+        return model.get_weights(), history
+
+
+def assert_same(actual, expected):
+    for a, b in zip(actual[0], expected[0]):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    for name, values in expected[1].items():
+        np.testing.assert_allclose(actual[1][name], values, rtol=1e-5, err_msg=name)
+
+
+class OwnStep(kc.Model):
+    def multi_gradient_step(self, x, y, sample_weight):
+        return super().multi_gradient_step(x, y, sample_weight)
+
+
+OPTIMIZERS = {
+    "heun": (lambda: kc.optimizers.Heun(0.1), kc.Model),
+    "heun-adam": (lambda: kc.optimizers.Heun("adam"), kc.Model),
+    "adam-own-step": (lambda: keras.optimizers.Adam(0.01), OwnStep),
+}
+
+
+@pytest.fixture(params=OPTIMIZERS)
+def case(request):
+    return OPTIMIZERS[request.param]
+
+
+if BACKEND == "jax":
+
+    @contextlib.contextmanager
+    def data_parallel():
+        devices = keras.distribution.list_devices("cpu")
+        assert len(devices) == 4, "tests/conftest.py asks XLA for 4 CPU devices"
+        parallel = keras.distribution.DataParallel(devices=devices)
+        keras.distribution.set_distribution(parallel)
+        try:
+            yield
+        finally:
+            keras.distribution.set_distribution(None)
+
+    def test_four_devices_equal_one(case):
+        optimizer, model_class = case
+        expected = fit(optimizer, model_class=model_class)
+        assert_same(fit(optimizer, data_parallel, model_class), expected)
+
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    @pytest.fixture(scope="module")
+    def strategy():
+        devices = tf.config.list_logical_devices("CPU")
+        assert len(devices) == 2, "tests/conftest.py splits the CPU into 2 logical devices"
+        return tf.distribute.MirroredStrategy([d.name for d in devices])
+
+    def test_two_replicas_equal_one(case, strategy):
+        optimizer, model_class = case
+        expected = fit(optimizer, model_class=model_class)
+        assert_same(fit(optimizer, strategy.scope, model_class), expected)
+
+    def test_a_non_finite_step_is_skipped_on_all_replicas(strategy):
+        with strategy.scope():
+            inputs = keras.Input((6,))
+            model = kc.Model(inputs, keras.layers.Dense(1)(inputs))
+            model.compile(kc.optimizers.Heun("adam"), loss="mse")
+            before = model.get_weights()
+            bad = X.copy()
+            bad[0] = np.inf  # on the first replica only
+            model.fit(bad, Y, batch_size=64, shuffle=False, verbose=0)
+            for a, b in zip(before, model.get_weights()):
+                np.testing.assert_array_equal(a, b)
+            assert model.optimizer.iterations.numpy() == 0
+            logs = model.fit(X, Y, batch_size=64, verbose=0).history
+            assert logs["skipped_steps"] == [1]
+            assert model.optimizer.iterations.numpy() == 1
+
+
+if BACKEND == "torch":
+
+    def test_fit_on_pytorch_is_one_process():
+        """Keras trains one process on PyTorch; the step is the same whatever torch was built for."""
+        expected = fit(OPTIMIZERS["heun"][0])
+        assert_same(fit(OPTIMIZERS["heun"][0]), expected)

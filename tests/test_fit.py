@@ -1,0 +1,340 @@
+"""Everything that `fit` takes, under Heun: models, inputs, weights, modes of execution."""
+
+import keras
+import keras_cool as kc
+import numpy as np
+import pytest
+from keras import ops
+
+BACKEND = keras.backend.backend()
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(20, 4)).astype("float32")
+Y = (X @ np.array([[1.0], [-1.0], [2.0], [0.5]]) + 0.3).astype("float32")
+START = [np.full((4, 1), 0.1, "float32"), np.zeros(1, "float32")]
+
+
+class Subclassed(kc.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+class MixedIn(kc.MultiGradientMixin, keras.Sequential):
+    pass
+
+
+def functional():
+    inputs = keras.Input((4,))
+    return kc.Model(inputs, keras.layers.Dense(1)(inputs))
+
+
+def compiled(make=functional, **arguments):
+    keras.utils.set_random_seed(0)
+    model = make()
+    model(X[:1])
+    model.set_weights(START)
+    model.compile(kc.optimizers.Heun(0.05), loss="mse", **arguments)
+    return model
+
+
+def numpy_fit(x=X, y=Y, batch_size=8, epochs=2, sample_weight=None):
+    """Heun on least squares in float64; `sample_weight` as Keras: a mean over the batch size."""
+    w, b = (s.astype("float64") for s in START)
+    sample_weight = np.ones(len(x)) if sample_weight is None else sample_weight
+    for _ in range(epochs):
+        for i in range(0, len(x), batch_size):
+            xb, yb, sw = (a[i : i + batch_size] for a in (x, y, sample_weight[:, None]))
+
+            def gradient(w, b):
+                error = 2 * sw * (xb @ w + b - yb) / len(xb)
+                return xb.T @ error, error.sum(0)
+
+            first = gradient(w, b)
+            second = gradient(w - 0.05 * first[0], b - 0.05 * first[1])
+            w = w - 0.025 * (first[0] + second[0])
+            b = b - 0.025 * (first[1] + second[1])
+    return w, b
+
+
+def assert_fitted(model, **arguments):
+    for actual, expected in zip(model.get_weights(), numpy_fit(**arguments)):
+        np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=1e-6)
+
+
+def fit(model, *args, **kwargs):
+    kwargs = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0, **kwargs}
+    return model.fit(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [functional, Subclassed, lambda: MixedIn([keras.layers.Dense(1)])],
+    ids=["functional", "subclassed", "sequential"],
+)
+def test_model_kinds(make):
+    model = compiled(make)
+    fit(model, X, Y)
+    assert_fitted(model)
+
+
+@pytest.mark.parametrize("make", [Subclassed, lambda: MixedIn([keras.layers.Dense(1)])])
+def test_models_that_are_not_built(make):
+    model = make()
+    model.compile(kc.optimizers.Heun(0.05), loss="mse", metrics=["mae"])
+    history = fit(model, X, Y, epochs=10).history
+    assert history["loss"][-1] < 0.2 * history["loss"][0]
+
+
+def test_train_on_batch_builds_too():
+    model = Subclassed()
+    model.compile(kc.optimizers.Heun(0.05), loss="mse")
+    first = model.train_on_batch(X, Y, return_dict=True)["loss"]
+    assert model.train_on_batch(X, Y, return_dict=True)["loss"] < first
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"run_eagerly": True},
+        {"jit_compile": False},
+        {"jit_compile": True},
+        pytest.param(
+            {"steps_per_execution": 2},
+            marks=pytest.mark.skipif(BACKEND == "torch", reason="Keras refuses it on PyTorch"),
+        ),
+    ],
+    ids=lambda a: "-".join(f"{k}={v}" for k, v in a.items()),
+)
+def test_modes_of_execution(arguments):
+    model = compiled(**arguments)
+    fit(model, X, Y)
+    assert_fitted(model)
+
+
+def test_steps_per_execution_on_pytorch_has_keras_own_error():
+    if BACKEND != "torch":
+        return
+    with pytest.raises(ValueError, match="must be 1 with the PyTorch backend"):
+        fit(compiled(steps_per_execution=2), X, Y)
+
+
+def test_train_on_batch():
+    model = compiled()
+    for _ in range(2):
+        for i in range(0, 20, 8):
+            model.train_on_batch(X[i : i + 8], Y[i : i + 8])
+    assert_fitted(model)
+
+
+def test_sample_weights():
+    weights = RNG.uniform(0.5, 2.0, size=20)
+    model = compiled()
+    fit(model, X, Y, sample_weight=weights.astype("float32"))
+    assert_fitted(model, sample_weight=weights)
+
+
+def test_class_weights():
+    """Class weights are sample weights by label; the regression sees integer targets."""
+    y = (Y > 0).astype("int64")
+    model = compiled()
+    fit(model, X, y, class_weight={0: 0.5, 1: 2.0})
+    assert_fitted(model, y=y, sample_weight=np.where(y[:, 0] > 0, 2.0, 0.5))
+
+
+def test_validation_and_callbacks():
+    model = compiled(metrics=["mae"])
+    stop = keras.callbacks.EarlyStopping("val_loss", mode="max")
+    history = fit(model, X, Y, epochs=5, validation_data=(X, Y), callbacks=[stop]).history
+    assert len(history["val_mae"]) == 2
+    assert_fitted(model, epochs=2)
+
+
+def test_validation_split():
+    model = compiled()
+    history = fit(model, X, Y, validation_split=0.2).history
+    assert "val_loss" in history
+    assert_fitted(model, x=X[:16], y=Y[:16])
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, i):
+        return X[8 * i : 8 * i + 8], Y[8 * i : 8 * i + 8]
+
+
+def generator():
+    while True:
+        for i in range(0, 20, 8):
+            yield X[i : i + 8], Y[i : i + 8]
+
+
+def tensorflow_dataset():
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
+
+
+def torch_loader():
+    import torch
+
+    data = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
+    return torch.utils.data.DataLoader(data, batch_size=8)
+
+
+SOURCES = {"pydataset": Batches, "generator": generator}
+# Each environment holds one backend; these inputs need the package that they come from.
+if BACKEND == "tensorflow":
+    SOURCES["tf.data"] = tensorflow_dataset
+if BACKEND == "torch":
+    SOURCES["dataloader"] = torch_loader
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_input_kinds(source):
+    model = compiled()
+    steps = 3 if source == "generator" else None
+    fit(model, SOURCES[source](), batch_size=None, steps_per_epoch=steps)
+    assert_fitted(model)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_input_kinds_build_the_model_and_lose_no_batch(source):
+    """The first batch, from which the variables are built, is trained on as well."""
+    model = Subclassed()
+    model.compile(kc.optimizers.Heun(0.05), loss="mse")
+    model.dense.kernel_initializer = keras.initializers.Constant(0.1)
+    steps = 3 if source == "generator" else None
+    fit(model, SOURCES[source](), batch_size=None, steps_per_epoch=steps)
+    assert_fitted(model)
+
+
+def test_several_inputs_and_outputs():
+    inputs = {"left": keras.Input((4,), name="left"), "right": keras.Input((4,), name="right")}
+    left, right = (keras.layers.Dense(1, name=f"{k}_out")(v) for k, v in inputs.items())
+    model = kc.Model(inputs, {"sum": left + right, "left": left})
+    model.set_weights([s for _ in range(2) for s in START])
+    model.compile(
+        kc.optimizers.Heun(0.05),
+        loss={"sum": "mse", "left": "mae"},
+        loss_weights={"sum": 1.0, "left": 0.0},
+        metrics={"sum": ["mae"]},
+    )
+    data = {"left": X, "right": X}, {"sum": Y, "left": Y}
+    history = fit(model, *data).history
+    assert {"loss", "sum_loss", "left_loss", "sum_mae"} <= set(history)
+    kernels = model.get_weights()[::2]
+    np.testing.assert_allclose(kernels[0], kernels[1], rtol=1e-5)
+    assert history["loss"][1] < history["loss"][0]
+
+
+def test_frozen_layers_stay():
+    inputs = keras.Input((4,))
+    frozen = keras.layers.Dense(4, trainable=False)
+    model = kc.Model(inputs, keras.layers.Dense(1)(frozen(inputs)))
+    before, last = frozen.get_weights(), model.layers[-1].get_weights()
+    model.compile(kc.optimizers.Heun(0.05), loss="mse")
+    fit(model, X, Y)
+    for a, b in zip(before, frozen.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    assert np.abs(last[0] - model.layers[-1].get_weights()[0]).max() > 1e-3
+
+
+def test_nothing_trainable_warns_as_keras_does():
+    model = compiled()
+    model.trainable = False
+    model.compile(kc.optimizers.Heun(0.05), loss="mse")
+    with pytest.warns(UserWarning, match="does not have any trainable weights"):
+        fit(model, X, Y)
+    for a, b in zip(START, model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+class Penalised(keras.layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1, kernel_regularizer=keras.regularizers.L2(0.1))
+
+    def call(self, x):
+        y = self.dense(x)
+        self.add_loss(0.5 * ops.mean(y**2))
+        return y
+
+
+def test_regularisers_and_add_loss_are_part_of_every_evaluation():
+    inputs = keras.Input((4,))
+    model = kc.Model(inputs, Penalised()(inputs))
+    model.set_weights(START)
+    model.compile(kc.optimizers.Heun(0.05), loss="mse")
+    model.fit(X, Y, batch_size=20, epochs=5, verbose=0)
+
+    w, b = (s.astype("float64") for s in START)
+
+    def gradient(w, b):
+        out = X @ w + b
+        error = (2 * (out - Y) + out) / len(X)
+        return X.T @ error + 0.2 * w, error.sum(0)
+
+    for _ in range(5):
+        first = gradient(w, b)
+        second = gradient(w - 0.05 * first[0], b - 0.05 * first[1])
+        w, b = w - 0.025 * (first[0] + second[0]), b - 0.025 * (first[1] + second[1])
+    np.testing.assert_allclose(model.get_weights()[0], w, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.get_weights()[1], b, rtol=1e-5, atol=1e-6)
+
+
+def test_masks_and_embeddings():
+    """What the padding holds does not matter, and unused rows of the embedding do not move."""
+    tokens = RNG.integers(1, 6, size=(12, 5))
+    tokens[::2, 3:] = 0
+    y = RNG.normal(size=(12, 1)).astype("float32")
+
+    def trained(rows):
+        keras.utils.set_random_seed(2)
+        inputs = keras.Input((5,), dtype="int32")
+        x = keras.layers.Embedding(rows, 3, mask_zero=True)(inputs)
+        model = kc.Model(inputs, keras.layers.Dense(1)(keras.layers.GRU(4)(x)))
+        model.layers[1].set_weights([np.linspace(-1, 1, rows * 3).reshape(rows, 3)[::-1]])
+        model.compile(kc.optimizers.Heun(0.1), loss="mse")
+        before = model.layers[1].get_weights()[0]
+        history = model.fit(tokens, y, batch_size=6, epochs=4, shuffle=False, verbose=0).history
+        return before, model.layers[1].get_weights()[0], history["loss"]
+
+    before, after, losses = trained(8)
+    assert losses[-1] < losses[0]
+    np.testing.assert_array_equal(before[[0, 6, 7]], after[[0, 6, 7]])
+    assert np.abs(before[1:6] - after[1:6]).max(axis=1).min() > 1e-5
+
+
+def test_constraints_hold_after_the_step():
+    inputs = keras.Input((4,))
+    dense = keras.layers.Dense(1, kernel_constraint=keras.constraints.NonNeg())
+    model = kc.Model(inputs, dense(inputs))
+    model.compile(kc.optimizers.Heun(0.05), loss="mse")
+    fit(model, X, Y, epochs=20)
+    assert dense.kernel.numpy().min() >= 0
+    assert dense.kernel.numpy()[2, 0] > 1
+
+
+def test_a_custom_loss_with_its_own_metric():
+    class OwnLoss(kc.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+            self.calls = keras.metrics.Sum(name="calls")
+
+        def call(self, x):
+            return self.dense(x)
+
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            self.calls.update_state(1.0)
+            return ops.mean((y - y_pred) ** 2)
+
+    model = compiled(OwnLoss)
+    history = fit(model, X, Y).history
+    assert history["calls"] == [3.0, 3.0]  # the first evaluation of each step
+    assert_fitted(model)

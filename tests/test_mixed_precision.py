@@ -1,0 +1,197 @@
+"""Float16 with a loss scale, bfloat16, and what a non-finite gradient does."""
+
+import keras
+import keras_cool as kc
+import numpy as np
+import pytest
+from keras import ops
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(32, 6)).astype("float32")
+Y = np.tanh(X[:, :1]).astype("float32")
+
+
+@pytest.fixture
+def policy(request):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)
+
+
+float16 = pytest.mark.parametrize("policy", ["mixed_float16"], indirect=True)
+bfloat16 = pytest.mark.parametrize("policy", ["mixed_bfloat16"], indirect=True)
+
+
+def make(optimizer, cls=kc.Model, loss="mse"):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    h = keras.layers.Dense(16, activation="tanh")(inputs)
+    model = cls(inputs, keras.layers.Dense(1, dtype="float32")(h))
+    model.compile(optimizer, loss=loss)
+    return model
+
+
+def fit(model, x=X, y=Y, epochs=1):
+    return model.fit(x, y, batch_size=32, epochs=epochs, shuffle=False, verbose=0).history
+
+
+@float16
+def test_compile_puts_the_loss_scale_around_heun(policy):
+    model = make(kc.optimizers.Heun(0.1))
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert isinstance(model.optimizer.inner_optimizer, kc.optimizers.Heun)
+    history = fit(model, epochs=40)
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+    assert int(model.optimizer.iterations) == 40
+
+
+@float16
+def test_float16_follows_float32(policy):
+    mixed = make(kc.optimizers.Heun(0.1))
+    fit(mixed, epochs=10)
+    keras.config.set_dtype_policy("float32")
+    full = make(kc.optimizers.Heun(0.1))
+    fit(full, epochs=10)
+    for a, b in zip(mixed.get_weights(), full.get_weights()):
+        np.testing.assert_allclose(a, b, atol=5e-3)  # float16 has a relative step of 1e-3
+
+
+@float16
+@pytest.mark.parametrize("cls", ["default", "own step"])
+@pytest.mark.parametrize("bad_evaluation", [0, 1])
+def test_a_non_finite_evaluation_changes_no_weight_and_lowers_the_scale(
+    policy, cls, bad_evaluation
+):
+    """The first or only the second evaluation overflows: both skip the step."""
+
+    class Overflow(kc.optimizers.MultiGradientOptimizer):
+        def estimate_gradient(self, evaluate, point):
+            gradients = [evaluate(point)[1], evaluate(point)[1]]
+            bad = [ops.full_like(g, np.inf) for g in gradients[bad_evaluation]]
+            gradients[bad_evaluation] = bad
+            return [(a + b) / 2 for a, b in zip(*gradients)]
+
+    model = make(Overflow("adam"))
+    before = model.get_weights()
+    model.optimizer.build(model.trainable_variables)
+    scale = float(ops.convert_to_numpy(model.optimizer.dynamic_scale))
+    history = fit(model)
+    for a, b in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    assert float(ops.convert_to_numpy(model.optimizer.dynamic_scale)) == scale / 2
+    assert int(model.optimizer.iterations) == 0
+    assert history["skipped_steps"] == [1]
+
+
+@float16
+def test_an_overflow_in_the_data_is_survived(policy):
+    """Inputs that overflow float16 once: that step is skipped, the next ones train."""
+    model = make(kc.optimizers.Heun(0.1))
+    before = model.get_weights()
+    fit(model, x=X * 1e30)
+    for a, b in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    history = fit(model, epochs=20)
+    assert history["loss"][-1] < history["loss"][0]
+    assert history["skipped_steps"][-1] == 1
+
+
+@float16
+def test_every_evaluation_is_unscaled(policy):
+    """A trial point at a fixed distance: with a scaled gradient it would be far away."""
+    seen = []
+
+    class Recorder(kc.optimizers.MultiGradientOptimizer):
+        def build(self, variables):
+            super().build(variables)
+            self.norm = self.add_variable((), dtype="float32", name="norm")
+
+        def estimate_gradient(self, evaluate, point):
+            _, gradients = evaluate(point)
+            self.norm.assign(ops.sqrt(sum(ops.sum(g**2) for g in gradients)))
+            return gradients
+
+    model = make(Recorder(0.1))
+    fit(model)
+    seen = float(ops.convert_to_numpy(model.optimizer.inner_optimizer.norm))
+    assert 0.01 < seen < 100
+
+
+@float16
+def test_an_own_step_under_the_loss_scale(policy):
+    class OwnStep(kc.Model):
+        def multi_gradient_step(self, x, y, sample_weight):
+            def loss_function():
+                return self.compute_loss(x, y, self(x, training=True), sample_weight)
+
+            loss, gradients = self.value_and_grad(loss_function, self.trainable_variables)
+            self.apply_gradients(gradients, self.trainable_variables)
+            return {"loss": loss}
+
+    ours, theirs = (
+        make(keras.optimizers.SGD(0.1), cls) for cls in (OwnStep, keras.Model)
+    )
+    a, b = fit(ours, epochs=5), fit(theirs, epochs=5)
+    np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-3)
+    for p, q in zip(ours.get_weights(), theirs.get_weights()):
+        np.testing.assert_allclose(p, q, atol=1e-3)
+    for p, q in zip(ours.optimizer.variables[2:4], theirs.optimizer.variables[2:4]):
+        np.testing.assert_array_equal(p.numpy(), q.numpy())  # step counter and scale
+
+
+@bfloat16
+def test_bfloat16_trains(policy):
+    model = make(kc.optimizers.Heun(0.1))
+    history = fit(model, epochs=40)
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+
+
+def test_a_static_loss_scale_factor_of_the_inner_optimizer():
+    plain = make(kc.optimizers.Heun(keras.optimizers.SGD(0.1)))
+    scaled = make(kc.optimizers.Heun(keras.optimizers.SGD(0.1, loss_scale_factor=256.0)))
+    fit(plain, epochs=5)
+    fit(scaled, epochs=5)
+    for a, b in zip(plain.get_weights(), scaled.get_weights()):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("inner", [0.1, "adam"], ids=["sgd", "adam"])
+@pytest.mark.parametrize("arguments", [{}, {"run_eagerly": True}], ids=["compiled", "eager"])
+def test_a_non_finite_gradient_never_reaches_the_weights(inner, arguments):
+    model = make(kc.optimizers.Heun(inner))
+    model.compile(model.optimizer, loss="mse", **arguments)
+    bad = Y.copy()
+    bad[3] = np.nan
+    before = model.get_weights()
+    history = fit(model, y=bad)
+    for a, b in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    assert np.isnan(history["loss"][0])  # the loss is logged as it was
+    assert history["skipped_steps"] == [1]
+    assert int(model.optimizer.iterations) == 0
+    history = fit(model, epochs=2)
+    assert history["skipped_steps"] == [1, 1]
+    assert int(model.optimizer.iterations) == 2
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_a_skipped_step_keeps_the_state_of_the_method_too():
+    class Counted(kc.optimizers.MultiGradientOptimizer):
+        def build(self, variables):
+            super().build(variables)
+            self.mean = self.add_optimizer_variables(variables, "mean")
+
+        def estimate_gradient(self, evaluate, point):
+            _, gradients = evaluate(point)
+            for mean, g in zip(self.mean, gradients):
+                mean.assign(0.9 * mean + 0.1 * g)
+            return [m + 0 for m in self.mean]
+
+    model = make(Counted(0.1))
+    fit(model)
+    before = [m.numpy() for m in model.optimizer.mean]
+    fit(model, y=np.full_like(Y, np.nan))
+    for a, m in zip(before, model.optimizer.mean):
+        np.testing.assert_array_equal(a, m.numpy())
+        assert np.abs(a).max() > 0

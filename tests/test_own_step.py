@@ -1,0 +1,228 @@
+"""`multi_gradient_step` written by a user: gradient penalty, GAN, SAM; the same on all backends."""
+
+import keras
+import keras_cool as kc
+import numpy as np
+import pytest
+from keras import ops
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(16, 3)).astype("float32")
+Y = RNG.normal(size=(16, 1)).astype("float32")
+
+
+class GradientPenalty(kc.Model):
+    """Least squares with a penalty on the slope of a one-layer tanh net in its inputs."""
+
+    def multi_gradient_step(self, x, y, sample_weight):
+        def loss_function():
+            def output(inputs):
+                return ops.sum(self(inputs[0], training=True))
+
+            _, (slope,) = kc.value_and_grad(output)([x])
+            return ops.mean((self(x, training=True) - y) ** 2) + 0.3 * ops.mean(slope**2)
+
+        loss, gradients = self.value_and_grad(loss_function, self.trainable_variables)
+        self.apply_gradients(gradients, self.trainable_variables)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("arguments", [{}, {"run_eagerly": True}], ids=["compiled", "eager"])
+def test_gradient_penalty_against_numpy(arguments):
+    inputs = keras.Input((3,))
+    model = GradientPenalty(
+        inputs, keras.layers.Dense(1, activation="tanh", use_bias=False)(inputs)
+    )
+    start = np.array([[0.5], [-0.4], [0.3]])
+    model.set_weights([start])
+    model.compile(keras.optimizers.SGD(0.1), **arguments)
+    history = model.fit(X, Y, batch_size=16, epochs=10, verbose=0).history
+
+    def loss(w):
+        out = np.tanh(X.astype("float64") @ w)
+        slope = (1 - out**2) * w[:, 0]
+        return ((out - Y) ** 2).mean() + 0.3 * (slope**2).mean()
+
+    w, losses, h = start, [], 1e-6
+    for _ in range(10):
+        losses.append(loss(w))
+        steps = h * np.eye(3)[:, :, None]
+        w = w - 0.1 * np.array([[(loss(w + s) - loss(w - s)) / (2 * h)] for s in steps])
+    np.testing.assert_allclose(history["loss"], losses, rtol=1e-5)
+    np.testing.assert_allclose(model.get_weights()[0], w, rtol=1e-5)
+
+
+class GAN(kc.Model):
+    """Two players, two optimizers; what the essay's successors ask for in one method."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        self.critic = keras.Sequential(
+            [keras.Input((1,)), keras.layers.Dense(8, activation="tanh"), keras.layers.Dense(1)]
+        )
+        self.critic_optimizer = keras.optimizers.Adam(1e-2)
+        self.critic_optimizer.build(self.critic.trainable_variables)
+        self.noise = keras.random.SeedGenerator(3)
+
+    def call(self, x):
+        return self.critic(x)
+
+    def compile(self, optimizer):
+        super().compile(optimizer)
+        self.optimizer.build(self.generator.trainable_variables)
+
+    def multi_gradient_step(self, x, y, sample_weight):
+        def critic_loss():
+            fake = self.generator(keras.random.normal((16, 2), seed=self.noise))
+            return ops.mean(self.critic(fake)) - ops.mean(self.critic(x)) + 0.1 * ops.mean(
+                self.critic(x) ** 2
+            )
+
+        def generator_loss():
+            fake = self.generator(keras.random.normal((16, 2), seed=self.noise))
+            return -ops.mean(self.critic(fake))
+
+        variables = self.critic.trainable_variables
+        critic, gradients = self.value_and_grad(critic_loss, variables)
+        self.apply_gradients(gradients, variables, optimizer=self.critic_optimizer)
+        variables = self.generator.trainable_variables
+        generator, gradients = self.value_and_grad(generator_loss, variables)
+        self.apply_gradients(gradients, variables)
+        return {"critic": critic, "generator": generator}
+
+
+def test_gan_with_two_optimizers():
+    keras.utils.set_random_seed(0)
+    model = GAN()
+    model.compile(keras.optimizers.Adam(3e-2))
+    real = RNG.normal(5.0, 0.5, size=(64, 1)).astype("float32")
+    model.fit(real, batch_size=16, epochs=60, verbose=0)
+    assert int(model.optimizer.iterations) == int(model.critic_optimizer.iterations) == 240
+    assert np.abs(ops.convert_to_numpy(model.critic_optimizer.variables[2])).max() > 0
+    assert model.noise.state.numpy()[1] == 480
+    fakes = ops.convert_to_numpy(model.generator(RNG.normal(size=(500, 2)).astype("float32")))
+    assert 3 < fakes.mean() < 7
+
+
+class SharpnessAware(kc.optimizers.MultiGradientOptimizer):
+    """SAM (Foret 2021): the gradient at the worst point of a ball."""
+
+    def estimate_gradient(self, evaluate, point):
+        _, gradients = evaluate(point)
+        norm = ops.sqrt(sum(ops.sum(g**2) for g in gradients))
+        _, gradients = evaluate([p + 0.05 * g / norm for p, g in zip(point, gradients)])
+        return gradients
+
+
+class AveragedGradient(kc.optimizers.MultiGradientOptimizer):
+    """A method with a state of its own: the running mean of all gradients."""
+
+    def build(self, variables):
+        super().build(variables)
+        self.sums = self.add_optimizer_variables(variables, "sum")
+        self.taken = self.add_variable((), dtype="float32", name="taken")
+
+    def estimate_gradient(self, evaluate, point):
+        _, gradients = evaluate(point)
+        self.taken.assign_add(1.0)
+        for total, g in zip(self.sums, gradients):
+            total.assign(total + g)
+        return [total / self.taken for total in self.sums]
+
+
+class Backtracking(kc.optimizers.MultiGradientOptimizer):
+    """A line search: losses at trial points decide; all candidates are evaluated."""
+
+    def estimate_gradient(self, evaluate, point):
+        _, gradients = evaluate(point)
+        factors = [1.0, 0.5, 0.25]
+        losses = ops.stack(
+            [
+                evaluate(self.trial_point(point, [f * g for g in gradients]))[0]
+                for f in factors
+            ]
+        )
+        best = ops.take(ops.convert_to_tensor(factors), ops.argmin(losses))
+        return [best * g for g in gradients]
+
+
+def least_squares(optimizer, epochs=5):
+    inputs = keras.Input((3,))
+    model = kc.Model(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
+    model.set_weights([np.array([[0.5], [-0.4], [0.3]])])
+    model.compile(optimizer, loss="mse")
+    model.fit(X, Y, batch_size=16, epochs=epochs, verbose=0)
+    return model
+
+
+def numpy_gradient(w):
+    return 2 / len(X) * X.T.astype("float64") @ (X @ w - Y)
+
+
+def test_sam_in_four_lines_against_numpy():
+    w = np.array([[0.5], [-0.4], [0.3]])
+    for _ in range(5):
+        g = numpy_gradient(w)
+        w = w - 0.1 * numpy_gradient(w + 0.05 * g / np.linalg.norm(g))
+    actual = least_squares(SharpnessAware(0.1)).get_weights()[0]
+    np.testing.assert_allclose(actual, w, rtol=1e-5)
+
+
+def test_a_method_with_state_against_numpy():
+    w, total = np.array([[0.5], [-0.4], [0.3]]), 0.0
+    for step in range(5):
+        total = total + numpy_gradient(w)
+        w = w - 0.1 * total / (step + 1)
+    model = least_squares(AveragedGradient(0.1))
+    np.testing.assert_allclose(model.get_weights()[0], w, rtol=1e-5)
+    np.testing.assert_allclose(model.optimizer.sums[0].numpy(), total, rtol=1e-5)
+
+
+def test_a_line_search_against_numpy():
+    w = np.array([[0.5], [-0.4], [0.3]])
+    for _ in range(5):
+        g = numpy_gradient(w)
+        trials = [w - f * 1.5 * g for f in (1.0, 0.5, 0.25)]
+        w = min(trials, key=lambda w: ((X @ w - Y) ** 2).mean())
+    model = least_squares(Backtracking(1.5))
+    np.testing.assert_allclose(model.get_weights()[0], w, rtol=1e-5)
+    assert int(model.optimizer.step_logs()["gradient_evaluations"]) == 20
+
+
+def test_value_and_grad_keeps_state_and_moves_no_variable():
+    inputs = keras.Input((3,))
+    model = kc.Model(inputs, keras.layers.Dense(1)(keras.layers.BatchNormalization()(inputs)))
+    model.compile("sgd", loss="mse")
+    weights = [v.numpy() for v in model.trainable_variables]
+    loss, gradients = model.value_and_grad(
+        lambda: ops.mean(ops.square(model(X, training=True))), model.trainable_variables
+    )
+    for before, v in zip(weights, model.trainable_variables):
+        np.testing.assert_array_equal(before, v.numpy())
+    assert np.abs(model.layers[1].moving_mean.numpy()).max() > 0
+    assert [tuple(g.shape) for g in gradients] == [
+        tuple(v.shape) for v in model.trainable_variables
+    ]
+    assert float(loss) > 0
+
+
+def test_value_and_grad_gives_none_and_aux():
+    model = least_squares(keras.optimizers.SGD(0.1), epochs=1)
+    unused = keras.Variable([1.0])
+    (loss, aux), gradients = model.value_and_grad(
+        lambda: (ops.sum(model.weights[0] ** 2), {"half": ops.sum(model.weights[0] ** 2) / 2}),
+        [model.weights[0], unused],
+        has_aux=True,
+    )
+    assert gradients[1] is None
+    np.testing.assert_allclose(ops.convert_to_numpy(gradients[0]), 2 * model.get_weights()[0])
+    np.testing.assert_allclose(float(loss), 2 * float(aux["half"]))
+
+
+def test_a_subclass_without_estimate_gradient_says_so():
+    class Unfinished(kc.optimizers.MultiGradientOptimizer):
+        pass
+
+    with pytest.raises(NotImplementedError, match="Unfinished must implement"):
+        least_squares(Unfinished(0.1))
