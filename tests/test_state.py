@@ -16,16 +16,12 @@ class BothMasks(kc.optimizers.MultiGradientOptimizer):
         return [a - b for a, b in zip(first, second)]
 
 
-def dropout_model(optimizer):
+def dropout_model(optimizer, seeds=(7, 11)):
     keras.utils.set_random_seed(3)
-    model = kc.Model(
-        inputs := keras.Input((6,)),
-        keras.layers.Dense(1)(
-            keras.layers.Dropout(0.5, seed=11)(
-                keras.layers.Dense(32)(keras.layers.GaussianDropout(0.5, seed=7)(inputs))
-            )
-        ),
-    )
+    inputs = keras.Input((6,))
+    h = keras.layers.Dense(32)(keras.layers.GaussianDropout(0.5, seed=seeds[0])(inputs))
+    h = keras.layers.Dropout(0.5, seed=seeds[1])(h)
+    model = kc.Model(inputs, keras.layers.Dense(1)(h))
     model.compile(optimizer, loss="mse")
     return model
 
@@ -40,17 +36,19 @@ def data():
     return rng.normal(size=(24, 6)).astype("float32"), rng.normal(size=(24, 1)).astype("float32")
 
 
-def test_all_evaluations_of_a_step_see_the_same_masks(data):
-    model = dropout_model(BothMasks(1.0))
+@pytest.mark.parametrize("of_layers", [(7, 11), (None, None)], ids=["seeded", "unseeded"])
+def test_all_evaluations_of_a_step_see_the_same_masks(data, of_layers):
+    model = dropout_model(BothMasks(1.0), of_layers)
     before = model.get_weights()
     model.fit(*data, batch_size=8, epochs=2, verbose=0)
     for a, b in zip(before, model.get_weights()):
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_next_step_sees_other_masks(data):
+@pytest.mark.parametrize("of_layers", [(7, 11), (None, None)], ids=["seeded", "unseeded"])
+def test_the_next_step_sees_other_masks(data, of_layers):
     """The check that the test above can fail: two plain evaluations, a step apart, differ."""
-    model = dropout_model(kc.optimizers.Heun(0.0))
+    model = dropout_model(kc.optimizers.Heun(0.0), of_layers)
     losses = [model.train_on_batch(*data, return_dict=True)["loss"] for _ in range(3)]
     assert len(set(np.float32(losses))) == 3
 

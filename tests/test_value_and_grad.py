@@ -114,6 +114,26 @@ def test_variables_are_read_and_do_not_change():
     np.testing.assert_array_equal(variable.numpy(), [1.0, 2.0])
 
 
+def test_variables_that_the_function_assigns_have_their_new_values():
+    """Also in a nested call, and on JAX without leaking a tracer."""
+    model = keras.Sequential(
+        [keras.Input((2,)), keras.layers.BatchNormalization(), keras.layers.Dropout(0.5, seed=1)]
+    )
+    x = tensor([[1.0, 2.0], [3.0, 5.0]])
+
+    def outer(tensors):
+        def inner(tensors):
+            return ops.sum(model(tensors[0], training=True) ** 2)
+
+        value, (slope,) = kc.value_and_grad(inner)(tensors)
+        return value + ops.sum(slope**2)
+
+    kc.value_and_grad(outer)([x])
+    mean = model.layers[0].moving_mean.numpy()
+    np.testing.assert_allclose(mean, 0.01 * np.array([2.0, 3.5]), rtol=1e-5)
+    assert model.layers[1].seed_generator.state.numpy()[1] == 1
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_gradients_keep_the_dtype(dtype):
     _, (gradient,) = kc.value_and_grad(lambda t: ops.sum(t[0] ** 2))([tensor([1.0], dtype)])

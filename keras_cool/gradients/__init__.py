@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from keras_cool.keras_private import OverlayScope
+
 if keras.backend.backend() not in ("jax", "tensorflow", "torch"):
     raise ImportError(
         "keras_cool runs on the Keras backends jax, tensorflow and torch; the backend in use is "
@@ -21,7 +23,9 @@ def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
     For \(L = f(t_1, \dots, t_n)\), the result gives
     \((L, [\partial L / \partial t_1, \dots, \partial L / \partial t_n])\) by reverse-mode automatic
     differentiation. It nests: a function that calls `value_and_grad` inside can be differentiated
-    again, which gives gradient penalties and Hessian-vector products.
+    again, which gives gradient penalties and Hessian-vector products. `keras.Variable`s that the
+    function assigns (seeds, the statistics of a batch normalisation) have their new values
+    afterwards, on every backend.
 
     Example:
 
@@ -54,14 +58,21 @@ def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
         mode).
     """
 
-    def objective(tensors: list) -> tuple[Any, Any]:
-        result = function(tensors)
-        value, aux = _split(result) if has_aux else (result, None)
-        return _checked_scalar(value), aux
-
     def evaluate(tensors: list) -> tuple[Any, list]:
+        assigned = []
+
+        def objective(tensors: list) -> tuple[Any, Any]:
+            # What is assigned inside has to come out as an output, or a JAX tracer leaks.
+            with OverlayScope() as scope:
+                result = function(tensors)
+                value, aux = _split(result) if has_aux else (result, None)
+            assigned[:] = [variable for variable, _ in scope.updates]
+            return _checked_scalar(value), (aux, [new for _, new in scope.updates])
+
         tensors = [_checked_input(t) for t in tensors]
-        value, aux, gradients = backend_gradients.value_and_grad(objective, tensors)
+        value, (aux, new), gradients = backend_gradients.value_and_grad(objective, tensors)
+        for variable, new_value in zip(assigned, new, strict=True):
+            variable.assign(new_value)
         return ((value, aux) if has_aux else value), gradients
 
     return evaluate

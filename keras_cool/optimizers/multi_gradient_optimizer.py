@@ -103,7 +103,12 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer):
         return {name: counter.value + 0 for name, counter in counters.items()}  # + 0: a copy
 
     def count(self, gradient_evaluations, finite):
-        """Counts the gradient evaluations of a step, and the step as skipped if not `finite`."""
+        """Counts the gradient evaluations of a step, and the step as skipped if not `finite`.
+
+        Args:
+            gradient_evaluations: Integer, how many the step took.
+            finite: Scalar boolean tensor, whether the estimate was.
+        """
         self._gradient_evaluations.assign_add(gradient_evaluations)
         skipped = ops.cast(ops.logical_not(finite), self._skipped_steps.dtype)
         self._skipped_steps.assign_add(skipped)
@@ -162,6 +167,9 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer):
 
         Keras saves no seeds, so that a model with dropout would start again from the first mask;
         seeds that were loaded before the model was known go into the model now.
+
+        Args:
+            model: The Keras model that is trained.
         """
         self._seeds.attach(model)
 

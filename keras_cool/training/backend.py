@@ -7,9 +7,17 @@ import keras
 _backend = import_module(f"keras_cool.training.{keras.backend.backend()}")
 
 BackendStep = _backend.BackendStep
+SameRandomNumbers = _backend.SameRandomNumbers
 apply = _backend.apply
 apply_if = _backend.apply_if
 number_of_replicas = _backend.number_of_replicas
 sum_over_replicas = _backend.sum_over_replicas
 
-__all__ = ["BackendStep", "apply", "apply_if", "number_of_replicas", "sum_over_replicas"]
+__all__ = [
+    "BackendStep",
+    "SameRandomNumbers",
+    "apply",
+    "apply_if",
+    "number_of_replicas",
+    "sum_over_replicas",
+]

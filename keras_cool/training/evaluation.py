@@ -3,8 +3,8 @@
 from keras import ops
 
 from keras_cool.gradients import densify, value_and_grad
-from keras_cool.training.keras_private import OverlayScope
-from keras_cool.training.backend import sum_over_replicas
+from keras_cool.keras_private import OverlayScope
+from keras_cool.training.backend import SameRandomNumbers, sum_over_replicas
 
 
 class Evaluation:
@@ -27,11 +27,12 @@ class Evaluation:
         self.variables = variables
         self.loss = None
         self.aux = None
-        self.updates = None
+        self.updates = []
         self.missing = [True] * len(variables)
         self.count = 0
         self._loss_function = loss_function
         self._scale_loss = scale_loss
+        self._random_numbers = SameRandomNumbers()
 
     def __call__(self, point):
         """Gives `(loss, gradients)` at `point`, a list of tensors shaped like the variables.
@@ -45,28 +46,28 @@ class Evaluation:
 
     def raw(self, point):
         """Gives `(loss, gradients)` of this replica, as the backend made them, `None` included."""
-        assigned = []
 
         def objective(values):
             mapping = list(zip(self.variables, values, strict=True))
             with OverlayScope(mapping) as scope:
                 loss, aux = self._loss_function()
                 scaled = self._scale_loss(loss)
-            assigned[:] = [v for v, _ in scope.updates]
-            return scaled, (loss, aux, [value for _, value in scope.updates])
+            for variable, value in scope.updates:
+                variable.assign(value)
+            return scaled, (loss, aux)
 
-        (_, (loss, aux, values)), gradients = value_and_grad(objective, has_aux=True)(point)
+        with self._random_numbers, OverlayScope() as scope:
+            (_, (loss, aux)), gradients = value_and_grad(objective, has_aux=True)(point)
         gradients = unscale(gradients, self._scale_loss)
+        if self.count == 0:
+            self.loss, self.aux, self.updates = loss, aux, scope.updates
         self.count += 1
-        if self.updates is None:
-            self.loss, self.aux = loss, aux
-            self.updates = list(zip(assigned, values, strict=True))
         self.missing = [m and g is None for m, g in zip(self.missing, gradients, strict=True)]
         return loss, gradients
 
     def keep_updates(self):
         """Assigns what the first evaluation changed: seeds, layer state, metrics."""
-        for variable, value in self.updates or []:
+        for variable, value in self.updates:
             variable.assign(value)
 
 

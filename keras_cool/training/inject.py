@@ -4,7 +4,7 @@ import functools
 
 import keras
 
-from keras_cool.training.keras_private import set_compiled_optimizer
+from keras_cool.keras_private import set_compiled_optimizer
 from keras_cool.training.mixin import MultiGradientMixin
 
 

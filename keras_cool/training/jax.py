@@ -1,9 +1,12 @@
 """JAX: a stateless `train_step` around the common one, and updates that stay in the state."""
 
+import contextlib
+import warnings
+
 import jax.numpy as jnp
 import keras
 
-from keras_cool.training.keras_private import OverlayScope
+from keras_cool.keras_private import OverlayScope, trainable_variables_of
 
 
 class BackendStep:
@@ -21,15 +24,43 @@ class BackendStep:
         ]
         return [*super().non_trainable_variables, *(v for o in further for v in o.variables)]
 
-    def train_step(self, state, data):
-        if self.takes_plain_step():
-            return super().train_step(state, data)
-        groups = (
+    def make_train_function(self, force=False):
+        """Makes the training function, one that gives the model its state back when it fails.
+
+        Keras takes the values out of the variables before the first step, to save memory; an error
+        in that step, a wrong shape say, would lose them.
+        """
+        if self.train_function is None or force:
+            super().make_train_function(force)
+            self.train_function = self._keeping_state(self.train_function)
+
+    def _keeping_state(self, train_function):
+        def keeping_state(state, iterator):
+            try:
+                return train_function(state, iterator)
+            except StopIteration:
+                raise
+            except BaseException:
+                for variables, values in zip(self._state_variables(), state, strict=True):
+                    for variable, value in zip(variables, values, strict=True):
+                        if not value.is_deleted():
+                            variable.assign(value)
+                raise
+
+        return keeping_state
+
+    def _state_variables(self):
+        return (
             self.trainable_variables,
             self.non_trainable_variables,
             self.optimizer.variables,
             self.metrics_variables,
         )
+
+    def train_step(self, state, data):
+        if self.takes_plain_step():
+            return super().train_step(state, data)
+        groups = self._state_variables()
         mapping = [
             pair
             for variables, values in zip(groups, state, strict=True)
@@ -42,6 +73,10 @@ class BackendStep:
         )
 
 
+class SameRandomNumbers(contextlib.nullcontext):
+    """Nothing to do: all random numbers come from seeds that Keras' variables hold."""
+
+
 def apply(optimizer, gradients, variables):
     """Lets the optimizer update the variables."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
@@ -52,11 +87,18 @@ def apply(optimizer, gradients, variables):
 
 def _apply_stateless(optimizer, gradients, variables):
     # Its `apply` assigns inside a `cond`, from which only returned values may leave.
-    new_variables, new_state = optimizer.stateless_apply(
-        [v.value for v in optimizer.variables], gradients, [v.value for v in variables]
-    )
+    all_variables = trainable_variables_of(optimizer)
+    given = {id(v): g for v, g in zip(variables, gradients, strict=True)}
+    with warnings.catch_warnings():
+        if len(all_variables) != len(variables):  # the others are meant to have no gradient
+            warnings.filterwarnings("ignore", message="Gradients do not exist")
+        new_values = optimizer.stateless_apply(
+            [v.value for v in optimizer.variables],
+            [given.get(id(v)) for v in all_variables],
+            [v.value for v in all_variables],
+        )
     for variable, value in zip(
-        [*variables, *optimizer.variables], [*new_variables, *new_state], strict=True
+        [*all_variables, *optimizer.variables], sum(new_values, []), strict=True
     ):
         variable.assign(value)
 

@@ -6,7 +6,7 @@ import keras
 
 from keras_cool.training import backend
 from keras_cool.training.evaluation import Evaluation, all_finite, rescale
-from keras_cool.training.keras_private import (
+from keras_cool.keras_private import (
     OverlayScope,
     Trainer,
     batch_size,
@@ -165,7 +165,14 @@ class MultiGradientMixin(backend.BackendStep):
         return not overridden and _multi_gradient_method(self.optimizer) is None
 
     def run_step(self, data):
-        """Runs `multi_gradient_step` on one batch as `fit` hands it over; returns the logs."""
+        """Runs `multi_gradient_step` on one batch.
+
+        Args:
+            data: The batch as `fit` hands it over: `x`, `(x, y)` or `(x, y, sample_weight)`.
+
+        Returns:
+            The logs.
+        """
         if super(backend.BackendStep, self).train_step.__func__ is not Trainer.train_step:
             raise ValueError(
                 f"{type(self).__name__} has a `train_step` of its own, which takes one gradient a "
@@ -200,6 +207,7 @@ class MultiGradientMixin(backend.BackendStep):
         evaluation = Evaluation(loss_function, variables, self.optimizer.scale_loss)
         with OverlayScope() as scope:  # what the method assigns holds only if the step is taken
             estimate = method.estimate_gradient(evaluation, [v.value for v in variables])
+            estimate = [e.value if isinstance(e, keras.Variable) else e for e in estimate]
         evaluation.keep_updates()
         finite = all_finite(estimate)
         replicas = backend.number_of_replicas()  # whose gradients `apply` is going to add up

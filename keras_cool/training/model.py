@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_cool.training.keras_private import Functional as KerasFunctional
-from keras_cool.training.keras_private import functional_init_arguments
+from keras_cool.keras_private import Functional as KerasFunctional
+from keras_cool.keras_private import functional_init_arguments
 from keras_cool.training.mixin import MultiGradientMixin
 
 

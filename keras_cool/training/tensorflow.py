@@ -1,5 +1,7 @@
 """TensorFlow: variables exist before the step is traced; replicas agree at each evaluation."""
 
+import contextlib
+
 import tensorflow as tf
 
 
@@ -17,6 +19,10 @@ class BackendStep:
             self._symbolic_build(iterator=iterator, data_batch=data_batch)
         else:
             super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+
+
+class SameRandomNumbers(contextlib.nullcontext):
+    """Nothing to do: all random numbers come from seeds that Keras' variables hold."""
 
 
 def apply(optimizer, gradients, variables):

@@ -60,6 +60,11 @@ def batch_size(x):
     return keras.ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
 
 
+def trainable_variables_of(optimizer):
+    """The variables that an optimizer was built on."""
+    return optimizer._trainable_variables
+
+
 def set_compiled_optimizer(model, optimizer):
     """Puts `optimizer` into a model that is compiled already, and into the config it saves."""
     model.optimizer = optimizer
@@ -75,6 +80,7 @@ __all__ = [
     "functional_init_arguments",
     "loss_tracker",
     "set_compiled_optimizer",
+    "trainable_variables_of",
     "training_loss",
     "unscaled_for_replicas",
 ]

@@ -1,0 +1,131 @@
+"""Bad input: errors that name the mend."""
+
+import math
+
+import keras
+import keras_cool as kc
+import numpy as np
+import pytest
+
+X, Y = np.ones((8, 3), "float32"), np.ones((8, 1), "float32")
+
+
+def test_heun_on_a_model_without_the_mixin_names_inject():
+    def make():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        model.compile(kc.optimizers.Heun(0.1), loss="mse")
+        return model
+
+    with pytest.raises(ValueError, match=r"keras_cool\.inject\(model\)"):
+        make().fit(X, Y, verbose=0)
+    history = kc.inject(make()).fit(X, Y, verbose=0)  # the mend works
+    assert history.history["gradient_evaluations"] == [2]
+
+
+@pytest.mark.parametrize("name", ["adamm", "", "heun"])
+def test_a_string_that_names_no_optimizer_lists_the_names(name):
+    with pytest.raises(ValueError, match="The names are: .*Adam, .*SGD"):
+        kc.optimizers.Heun(name)
+
+
+@pytest.mark.parametrize("rate", [-0.1, math.nan, math.inf, -math.inf, -1])
+@pytest.mark.parametrize("wrap", [float, lambda rate: keras.optimizers.SGD(float(rate))])
+def test_a_learning_rate_that_is_negative_or_not_finite(rate, wrap):
+    with pytest.raises(ValueError, match="finite and not negative"):
+        kc.optimizers.Heun(wrap(rate))
+
+
+@pytest.mark.parametrize("thing", [None, True, [0.1], {"learning_rate": 0.1}, keras.layers.Dense])
+def test_what_is_no_optimizer_is_an_error_with_examples(thing):
+    with pytest.raises(TypeError, match=r"Heun\(0\.1\), Heun\('adam'\)"):
+        kc.optimizers.Heun(thing)
+
+
+@pytest.mark.parametrize("rate", [0, 1, 0.5, np.float32(0.5), np.float64(0.25)])
+def test_numbers_are_learning_rates(rate):
+    optimizer = kc.optimizers.Heun(rate)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(optimizer.learning_rate), float(rate))
+
+
+def test_a_loss_scale_inside_is_told_to_go_outside():
+    with pytest.raises(ValueError, match=r"LossScaleOptimizer\(Heun\(\.\.\.\)\)"):
+        kc.optimizers.Heun(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()))
+
+
+def test_a_multi_gradient_optimizer_inside_another_is_refused():
+    with pytest.raises(ValueError, match="takes several gradients a step itself"):
+        kc.optimizers.Heun(kc.optimizers.Heun(0.1))
+
+
+@pytest.mark.parametrize("inject", [kc.inject, lambda m: kc.optimizers.Heun(0.1).inject(m)])
+def test_a_model_that_is_not_compiled_is_told_to_compile(inject):
+    model = inject(keras.Sequential([keras.layers.Dense(1)]))
+    with pytest.raises(ValueError, match=r"call `compile\(\)` before"):
+        model.fit(X, Y, verbose=0)
+
+
+def test_a_multi_gradient_optimizer_in_a_written_out_step_names_the_mend():
+    class OwnStep(kc.Model):
+        def multi_gradient_step(self, x, y, sample_weight):
+            loss, gradients = self.value_and_grad(
+                lambda: self.compute_loss(x, y, self(x)), self.trainable_variables
+            )
+            self.apply_gradients(gradients, self.trainable_variables)
+            return {"loss": loss}
+
+    inputs = keras.Input((3,))
+    model = OwnStep(inputs, keras.layers.Dense(1)(inputs))
+    model.compile(kc.optimizers.Heun(0.1), loss="mse")
+    with pytest.raises(ValueError, match="hand the gradients to an ordinary optimizer"):
+        model.fit(X, Y, verbose=0)
+
+
+def test_an_error_inside_a_step_loses_no_weight():
+    """On JAX Keras takes the values out of the variables for the first step."""
+
+    class Fails(kc.Model):
+        fails = True
+
+        def multi_gradient_step(self, x, y, sample_weight):
+            if self.fails:
+                raise RuntimeError("in the step")
+            return super().multi_gradient_step(x, y, sample_weight)
+
+    inputs = keras.Input((3,))
+    model = Fails(inputs, keras.layers.Dense(1)(inputs))
+    model.compile(kc.optimizers.Heun("adam"), loss="mse")
+    before = model.get_weights()
+    with pytest.raises(RuntimeError, match="in the step"):
+        model.fit(X, Y, verbose=0)
+    for a, b in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    model.fails = False
+    model.compile(model.optimizer, loss="mse")
+    assert np.isfinite(model.fit(X, Y, verbose=0).history["loss"][0])
+
+
+def test_no_loss_has_keras_own_error_or_zero():
+    inputs = keras.Input((3,))
+    model = kc.Model(inputs, keras.layers.Dense(1)(inputs))
+    model.compile(kc.optimizers.Heun(0.1))
+    with pytest.raises(ValueError, match="No loss to compute|No gradients provided"):
+        model.fit(X, Y, verbose=0)
+
+
+if keras.backend.backend() == "torch":
+    import torch
+
+    def wrapped_model(optimizer):
+        inputs = keras.Input((3,))
+        wrapped = keras.layers.TorchModuleWrapper(torch.nn.Linear(3, 1), output_shape=(None, 1))
+        model = kc.Model(inputs, wrapped(inputs))
+        model.compile(optimizer, loss="mse")
+        return model
+
+    def test_a_wrapped_torch_module_is_refused_by_name():
+        with pytest.raises(ValueError, match=r"\['torch_module_wrapper.*Write them with Keras"):
+            wrapped_model(kc.optimizers.Heun(0.1)).fit(X, Y, verbose=0)
+
+    def test_a_wrapped_torch_module_trains_with_a_plain_optimizer():
+        losses = wrapped_model("sgd").fit(X, Y, epochs=3, verbose=0).history["loss"]
+        assert losses[-1] < losses[0]

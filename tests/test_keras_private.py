@@ -1,0 +1,121 @@
+"""Each thing that is borrowed from Keras' private API: a failure here names what Keras moved."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+from keras_cool import keras_private
+
+X, Y = np.ones((4, 3), "float32"), np.ones((4, 1), "float32")
+
+
+@pytest.fixture
+def model():
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", loss="mse")
+    return model
+
+
+def test_trainer_is_the_class_with_train_step_and_fit():
+    trainer = keras_private.Trainer
+    assert issubclass(keras.Model, trainer)
+    assert {"fit", "train_step", "train_on_batch"} <= set(vars(trainer))
+    assert keras.Model.train_step is trainer.train_step
+
+
+def test_train_step_takes_what_the_adapters_pass():
+    parameters = list(inspect.signature(keras_private.Trainer.train_step).parameters)
+    stateless = keras.backend.backend() == "jax"
+    assert parameters == (["self", "state", "data"] if stateless else ["self", "data"])
+
+
+def test_tensorflow_defers_building_through_the_method_that_is_overridden():
+    exists = hasattr(keras_private.Trainer, "_maybe_symbolic_build")
+    assert exists == (keras.backend.backend() == "tensorflow")
+    parameters = inspect.signature(keras.Model._symbolic_build).parameters
+    assert list(parameters) == ["self", "iterator", "data_batch"]
+
+
+def test_functional_is_the_class_of_functional_models(model):
+    assert type(model) is keras_private.Functional
+
+
+def test_functional_init_arguments():
+    assert keras_private.functional_init_arguments((1, 2), {})
+    assert keras_private.functional_init_arguments((), {"inputs": 1, "outputs": 2})
+    assert not keras_private.functional_init_arguments((), {"name": "model"})
+
+
+def test_functional_injection_changes_the_bases_of_a_subclass():
+    """`keras_cool.Model` does by hand what Keras does for subclasses of `keras.Model`."""
+
+    class Sub(keras.Model):
+        pass
+
+    inputs = keras.Input((3,))
+    Sub(inputs, keras.layers.Dense(1)(inputs))
+    assert Sub.__bases__ == (keras_private.Functional,)
+
+
+def test_overlay_scope_reads_through_and_collects():
+    a, b, c = (keras.Variable(float(i)) for i in range(3))
+    one, two = keras.ops.convert_to_tensor(10.0), keras.ops.convert_to_tensor(20.0)
+    with keras_private.OverlayScope([(a, one)]) as outer:
+        with keras_private.OverlayScope([(b, two)]) as inner:
+            assert [float(v.value) for v in (a, b, c)] == [10.0, 20.0, 2.0]
+            c.assign(5.0)
+            b.assign_add(1.0)
+            assert [float(v.value) for v in (a, b, c)] == [10.0, 21.0, 5.0]
+        assert [v.path for v, _ in inner.updates] == [c.path, b.path]
+        assert [float(value) for _, value in inner.updates] == [5.0, 21.0]
+        assert [float(v.value) for v in (a, b, c)] == [10.0, 1.0, 2.0]
+        assert outer.updates == []
+    assert [float(v.value) for v in (a, b, c)] == [0.0, 1.0, 2.0]
+
+
+def test_overlay_scope_collects_losses():
+    layer = keras.layers.ActivityRegularization(l2=1.0)
+    with keras_private.OverlayScope():
+        layer(keras.ops.ones((2, 3)))
+        assert len(layer.losses) == 1
+    assert layer.losses == []
+
+
+def test_forward_and_loss_are_those_of_the_model(model):
+    y_pred = keras_private.forward(model, keras.ops.convert_to_tensor(X))
+    expected = model.predict(X, verbose=0)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(y_pred), expected, rtol=1e-6)
+    loss = keras_private.training_loss(model, X, keras.ops.convert_to_tensor(Y), y_pred, None)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(loss), ((expected - Y) ** 2).mean(), rtol=1e-6
+    )
+
+
+def test_loss_tracker_is_the_metric_called_loss(model):
+    tracker = keras_private.loss_tracker(model)
+    assert tracker.name == "loss"
+    assert any(metric is tracker for metric in model.metrics)
+
+
+def test_batch_size_skips_missing_inputs():
+    assert int(keras_private.batch_size({"a": None, "b": keras.ops.ones((5, 2))})) == 5
+
+
+def test_unscaled_for_replicas_is_the_identity_on_one_device():
+    loss = keras.ops.convert_to_tensor(2.0)
+    assert float(keras_private.unscaled_for_replicas(loss)) == 2.0
+
+
+def test_the_compiled_optimizer_is_the_one_that_is_saved(model):
+    keras_private.set_compiled_optimizer(model, keras.optimizers.Adam(0.25))
+    config = model.get_compile_config()
+    assert config["optimizer"]["class_name"] == "Adam"
+    assert config["optimizer"]["config"]["learning_rate"] == 0.25
+
+
+def test_trainable_variables_of_an_optimizer(model):
+    model.optimizer.build(model.trainable_variables)
+    built = keras_private.trainable_variables_of(model.optimizer)
+    assert [id(v) for v in built] == [id(v) for v in model.trainable_variables]

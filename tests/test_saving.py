@@ -1,0 +1,173 @@
+"""Save, load, go on: the same weights to the bit, without `custom_objects`."""
+
+import keras
+import keras_cool as kc
+import numpy as np
+import pytest
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(24, 4)).astype("float32")
+Y = X[:, :1] - X[:, 1:2]
+
+
+def functional():
+    inputs = keras.Input((4,))
+    h = keras.layers.Dropout(0.3, seed=1)(keras.layers.Dense(8, activation="tanh")(inputs))
+    return kc.Model(inputs, keras.layers.Dense(1)(keras.layers.BatchNormalization()(h)))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Subclassed(kc.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dropout = keras.layers.Dropout(0.3, seed=1)
+        self.dense = keras.layers.Dense(1)
+
+    def call(self, x, training=False):
+        return self.dense(self.dropout(x, training=training))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class MixedIn(kc.MultiGradientMixin, keras.Sequential):
+    pass
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class CallsFunctional(kc.Model):
+    """`super().__init__(inputs, outputs)`, which makes a functional model of a subclass."""
+
+    def __init__(self, units=1, name=None):
+        inputs = keras.Input((4,))
+        super().__init__(inputs, keras.layers.Dense(units)(inputs), name=name)
+        self.units = units
+
+    def get_config(self):
+        return {"units": self.units, "name": self.name}
+
+
+def mixed_in():
+    return MixedIn(
+        [keras.Input((4,)), keras.layers.Dropout(0.3, seed=1), keras.layers.Dense(1)]
+    )
+
+
+MODELS = {
+    "functional": functional,
+    "subclassed": Subclassed,
+    "sequential": mixed_in,
+    "calls-functional": CallsFunctional,
+}
+OPTIMIZERS = {
+    "heun": lambda: kc.optimizers.Heun(0.05),
+    "heun-adam": lambda: kc.optimizers.Heun("adam"),
+    "heun-schedule": lambda: kc.optimizers.Heun(
+        keras.optimizers.schedules.CosineDecay(0.1, decay_steps=20)
+    ),
+    "heun-momentum": lambda: kc.optimizers.Heun(keras.optimizers.SGD(0.05, momentum=0.9)),
+}
+
+
+def fit(model, epochs=2, callbacks=None):
+    return model.fit(
+        X, Y, batch_size=8, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks
+    ).history
+
+
+def assert_equal(a, b):
+    for p, q in zip(a.weights, b.weights, strict=True):
+        np.testing.assert_array_equal(p.numpy(), q.numpy(), err_msg=p.path)
+    for p, q in zip(a.optimizer.variables, b.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(p.numpy(), q.numpy(), err_msg=p.path)
+
+
+@pytest.mark.parametrize(
+    ("make", "optimizer"),
+    [(m, "heun") for m in MODELS] + [("functional", o) for o in OPTIMIZERS if o != "heun"],
+)
+def test_training_goes_on_to_the_bit(make, optimizer, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = MODELS[make]()
+    model.compile(OPTIMIZERS[optimizer](), loss="mse", metrics=["mae"])
+    fit(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded) is type(model)
+    assert_equal(loaded, model)
+    assert fit(loaded) == fit(model)
+    assert_equal(loaded, model)
+
+
+def test_weights_files_hold_the_state_and_the_seeds(tmp_path):
+    keras.utils.set_random_seed(0)
+    model, other = functional(), functional()
+    for m in (model, other):
+        m.compile(kc.optimizers.Heun("adam"), loss="mse")
+        fit(m)
+    model.save_weights(tmp_path / "model.weights.h5")
+    other.load_weights(tmp_path / "model.weights.h5")
+    assert fit(other) == fit(model)
+    assert_equal(other, model)
+
+
+def test_interrupted_and_resumed_by_backup_and_restore(tmp_path):
+    def build():
+        keras.utils.set_random_seed(0)
+        model = functional()
+        model.compile(kc.optimizers.Heun("adam"), loss="mse")
+        return model
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    whole = build()
+    fit(whole, epochs=4)
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(KeyboardInterrupt):
+        fit(build(), epochs=4, callbacks=[backup, Interrupt()])
+    resumed = build()
+    fit(resumed, epochs=4, callbacks=[keras.callbacks.BackupAndRestore(tmp_path / "backup")])
+    assert_equal(resumed, whole)
+
+
+def test_seeds_of_another_model_are_refused_with_a_warning(tmp_path):
+    model = functional()
+    model.compile(kc.optimizers.Heun(0.05), loss="mse")
+    store = {}
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.save_own_variables(store)
+    store["seed_1"] = store["seed_0"]
+    with pytest.warns(UserWarning, match="holds 2 random seeds and the model has 1"):
+        model.optimizer.load_own_variables(store)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_config_round_trip(optimizer):
+    original = OPTIMIZERS[optimizer]()
+    config = keras.optimizers.serialize(original)
+    copy = keras.optimizers.deserialize(config)
+    assert type(copy) is type(original)
+    assert type(copy.inner_optimizer) is type(original.inner_optimizer)
+    assert copy.inner_optimizer.get_config() == original.inner_optimizer.get_config()
+    assert copy.name == original.name
+
+
+def test_a_functional_subclass_leaves_the_base_class_alone():
+    """Keras makes a class functional by changing its bases; `kc.Model` must not be changed."""
+    CallsFunctional()
+    assert not issubclass(kc.Model, type(functional()))
+    model = Subclassed()
+    model.compile(kc.optimizers.Heun(0.05), loss="mse")
+    assert fit(model)["gradient_evaluations"] == [6, 12]
+
+
+def test_the_functional_mixin_works_as_keras_does():
+    class Functional(kc.MultiGradientMixin, keras.Model):
+        pass
+
+    inputs = keras.Input((4,))
+    model = Functional(inputs, keras.layers.Dense(1)(inputs))
+    model.compile(kc.optimizers.Heun(0.05), loss="mse")
+    assert fit(model)["gradient_evaluations"] == [6, 12]
+    assert isinstance(model, kc.MultiGradientMixin)

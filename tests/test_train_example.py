@@ -1,0 +1,431 @@
+"""`examples/train.py`: what it writes and prints, its names and data, and its errors."""
+
+import contextlib
+import csv
+import importlib.util
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+from matplotlib import image
+
+import keras_cool as kc
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "train.py"
+FILES = ["history.csv", "history.png", "model.keras"]
+COLUMNS = ["epoch", "gradient_evaluations", "loss", "accuracy", "val_loss", "val_accuracy"]
+
+
+@pytest.fixture(scope="module")
+def example():
+    spec = importlib.util.spec_from_file_location("train_example", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def save_toy(folder, shape=(5,), train=64, test=16, **changes):
+    """Writes an `.npz` of two easy classes, with arrays changed or (`None`) left out."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, n in (("train", train), ("test", test)):
+        y = np.arange(n) % 2
+        x = rng.normal(size=(n, *shape)) + 2 * y.reshape(-1, *[1] * len(shape))
+        arrays |= {f"x_{part}": 50 + 10 * x, f"y_{part}": y}
+    arrays |= changes
+    path = Path(folder, "toy.npz")
+    np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
+    return path
+
+
+def read_history(output):
+    with Path(output, "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def names_in(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def run_toy(example, folder, *options):
+    """Runs the example for two epochs on toy data; gives the output folder."""
+    output = Path(folder, "out")
+    data = save_toy(folder)
+    argv = ["--data", str(data), "--output", str(output), "--epochs", "2", *options]
+    assert example.main(argv) == 0
+    return output
+
+
+# ----------------------------------------------------------------------------- the default data
+
+
+@pytest.fixture(scope="module")
+def digits(example, tmp_path_factory):
+    """Three epochs on the digits, otherwise by default."""
+    output = tmp_path_factory.mktemp("digits") / "not" / "there" / "yet"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        code = example.main(["--epochs", "3", "--output", str(output)])
+    assert code == 0
+    return SimpleNamespace(output=output, printed=printed.getvalue(), rows=read_history(output))
+
+
+def test_three_files_are_written_and_nothing_else(digits):
+    assert names_in(digits.output) == FILES
+
+
+def test_digits_are_learned(digits):
+    assert float(digits.rows[-1]["val_accuracy"]) >= 0.9
+    losses = [float(row["loss"]) for row in digits.rows]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_history_has_a_row_an_epoch(digits):
+    assert list(digits.rows[0]) == [*COLUMNS, "seconds"]
+    assert [row["epoch"] for row in digits.rows] == ["1", "2", "3"]
+    # 1437 images in batches of 32 are 45 steps, of two gradients each.
+    assert [row["gradient_evaluations"] for row in digits.rows] == ["90", "180", "270"]
+    assert all(float(row["seconds"]) > 0 for row in digits.rows)
+
+
+def test_the_saved_model_has_the_reported_accuracy_on_raw_images(example, digits):
+    data = example.load_data("digits")
+    assert data.x_train.shape == (1437, 8, 8)
+    assert data.x_test.shape == (360, 8, 8)
+    assert data.x_train.max() == 16  # as scikit-learn gives them
+    model = keras.saving.load_model(digits.output / "model.keras")
+    predicted = np.argmax(model.predict(data.x_test, verbose=0), axis=1)
+    accuracy = np.mean(predicted == data.y_test)
+    assert accuracy == pytest.approx(float(digits.rows[-1]["val_accuracy"]), abs=1e-6)
+
+
+def test_the_table_agrees_with_the_history(digits):
+    last = digits.rows[-1]
+    header, _, cells, note = digits.printed.splitlines()[-5:-1]
+    assert re.split(r"\s{2,}", header) == [
+        "backend",
+        "optimizer",
+        "gradient evaluations",
+        "loss (train)",
+        "loss (test)",
+        "test accuracy",
+        "time a step*",
+    ]
+    assert re.split(r"\s{2,}", cells)[:-1] == [
+        keras.backend.backend(),
+        "heun",
+        "270",
+        *(f"{float(last[key]):.4f}" for key in ("loss", "val_loss", "val_accuracy")),
+    ]
+    assert 0 < float(cells.split()[-2]) < 1000
+    assert cells.split()[-1] == "ms"
+    assert "median" in note
+    assert "first" in note
+
+
+def test_the_plot_has_something_on_both_sides(digits):
+    pixels = image.imread(digits.output / "history.png")[..., :3]
+    height, width, _ = pixels.shape
+    assert width > height > 500
+    for half in (pixels[:, : width // 2], pixels[:, width // 2 :]):
+        blue, orange = (
+            np.all(np.abs(half - np.array(color)) < 0.02, axis=-1).sum()
+            for color in ((0.122, 0.467, 0.706), (1.0, 0.498, 0.055))
+        )
+        assert blue > 500
+        assert orange > 500
+
+
+# ---------------------------------------------------------------------------------- options
+
+
+def test_the_seed_decides_the_history(example, tmp_path):
+    def history(seed):
+        rows = read_history(run_toy(example, tmp_path, "--optimizer", "sgd", "--seed", seed))
+        return [[row[column] for column in COLUMNS] for row in rows]
+
+    first = history("3")
+    assert history("3") == first
+    assert history("4") != first
+
+
+@pytest.mark.parametrize(("name", "evaluations"), [("heun:adam", 2), ("Adam", 1)])
+def test_gradient_evaluations_are_counted(example, tmp_path, name, evaluations):
+    output = run_toy(example, tmp_path, "--optimizer", name, "--batch-size", "16")
+    counts = [int(row["gradient_evaluations"]) for row in read_history(output)]
+    assert counts == [4 * evaluations, 8 * evaluations]  # 64 inputs
+
+
+def test_every_keras_optimizer_has_its_name(example):
+    wanted = {"sgd", "adam", "adamw", "rmsprop", "nadam", "lion", "adafactor", "muon", "lamb"}
+    assert wanted <= set(example.OPTIMIZERS)
+    for name, optimizer in example.OPTIMIZERS.items():
+        plain = example.make_optimizer(name, None)
+        assert isinstance(plain, optimizer)  # on PyTorch, Keras' own subclass of it
+        assert float(plain.learning_rate) == float(optimizer().learning_rate)
+        over = example.make_optimizer(f"heun:{name}", 0.25)
+        assert type(over) is kc.optimizers.Heun
+        assert isinstance(over.inner_optimizer, optimizer)
+        assert float(over.learning_rate) == 0.25
+
+
+def test_heun_alone_is_over_plain_gradient_descent(example):
+    optimizer = example.make_optimizer("heun", 0.5)
+    assert type(optimizer) is kc.optimizers.Heun
+    assert isinstance(optimizer.inner_optimizer, keras.optimizers.SGD)
+    assert float(optimizer.inner_optimizer.momentum) == 0
+    assert float(optimizer.learning_rate) == 0.5
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 3), (6, 7, 3), (28, 28)])
+def test_data_of_any_shape(example, tmp_path, shape):
+    data = example.load_data(str(save_toy(tmp_path, shape=shape)))
+    model = example.build_model(data.x_train, 2)
+    assert isinstance(model, kc.Model)
+    convolutions = sum(isinstance(layer, keras.layers.Conv2D) for layer in model.layers)
+    assert convolutions == (0 if len(shape) == 1 else 2)
+    probabilities = keras.ops.convert_to_numpy(model(data.x_test))
+    assert probabilities.shape == (16, 2)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_flat_data_is_learned(example, tmp_path):
+    output = run_toy(example, tmp_path)
+    assert names_in(output) == FILES
+    assert float(read_history(output)[-1]["val_accuracy"]) >= 0.9
+    model = keras.saving.load_model(output / "model.keras")
+    assert model.input_shape == (None, 5)
+    assert not any(isinstance(layer, keras.layers.Conv2D) for layer in model.layers)
+
+
+def test_inputs_are_normalized_in_the_model(example):
+    x = np.array([[1.0, 100.0, 7.0], [3.0, 300.0, 7.0]], "float32")
+    model = example.build_model(x, 2)
+    layer = next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
+    given = np.array([[1.0, 300.0, 8.0]], "float32")
+    normalized = keras.ops.convert_to_numpy(layer(given))
+    np.testing.assert_allclose(normalized, [[-1.0, 1.0, 1.0]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_the_loaders_of_keras_are_used(example, monkeypatch, name):
+    x, y = np.full((20, 28, 28), 255, "uint8"), np.arange(20, dtype="uint8") % 10
+    loader = getattr(keras.datasets, name)
+    monkeypatch.setattr(loader, "load_data", lambda: ((x, y), (x[:10], y[:10])))
+    data = example.load_data(name)
+    assert data.x_train.shape == (20, 28, 28)
+    assert data.x_train.dtype == "float32"
+    assert data.y_test.tolist() == list(range(10))
+
+
+def test_the_time_a_step_leaves_the_first_out(example):
+    def fit(*data, callbacks, **options):
+        callbacks[0].steps = [100.0, 0.002, 0.009, 0.003]
+        callbacks[0].epochs = [101.0, 0.5]
+        curves = ("loss", "accuracy", "val_loss", "val_accuracy")
+        return SimpleNamespace(history={curve: [0.5, 0.25] for curve in curves})
+
+    data = example.Data(*[np.zeros((4, 2))] * 4)
+    history, step_time = example.train(SimpleNamespace(fit=fit), data, 2, 2)
+    assert step_time == "3.00 ms"
+    assert [row["gradient_evaluations"] for row in history] == [2, 4]
+    assert [row["seconds"] for row in history] == [101.0, 0.5]
+
+
+def test_as_users_run_it(tmp_path):
+    save_toy(tmp_path)
+    command = [sys.executable, str(SCRIPT), "--data", "toy.npz", "--epochs", "2"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Epoch 2/2" in done.stdout  # Keras' progress bar
+    assert "gradient evaluations" in done.stdout
+    assert names_in(tmp_path / "runs" / f"toy-heun-{keras.backend.backend()}") == FILES
+
+
+def environment(**changes):
+    places = [str(Path(kc.__file__).parents[1]), os.environ.get("PYTHONPATH")]
+    path = os.pathsep.join(place for place in places if place)
+    return {**os.environ, "PYTHONPATH": path, "KERAS_BACKEND": keras.backend.backend(), **changes}
+
+
+# ----------------------------------------------------------------------------------- errors
+
+
+@pytest.fixture
+def refuse(example, tmp_path, capsys, monkeypatch):
+    """Checks that a command line is refused before training, in one line, with nothing written."""
+
+    def check(*argv, mends, output=None):
+        # What trains after all must not look like a refusal.
+        monkeypatch.setattr(example, "train", lambda *_: pytest.fail("it went on to train"))
+        output = output or tmp_path / "out"
+        assert example.main(["--output", str(output), *map(str, argv)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("train.py: ")
+        assert error.count("\n") == 1
+        assert re.search(mends, error), error
+        assert not output.is_dir() or names_in(output) == []
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("changes", "mends"),
+    {
+        "missing key": ({"y_test": None}, "y_test missing, found x_train.*savez"),
+        "lengths": ({"y_train": np.arange(63) % 2}, "64 inputs and y_train 63 labels; give one"),
+        "float labels": ({"y_train": np.ones(64)}, "y_train has dtype float64.*whole number"),
+        "one-hot labels": ({"y_test": np.eye(16, dtype=int)}, r"y_test .*\(16, 16\).*argmax"),
+        "a gap": ({"y_train": np.arange(64) % 2 * 2}, r"labels in y_train are \[0 2\].*unique"),
+        "negative labels": ({"y_train": np.arange(64) % 2 - 1}, r"are \[-1 0\].*number them"),
+        "one class": ({"y_train": np.zeros(64, int)}, r"are \[0\].*two at least"),
+        "new test label": ({"y_test": np.arange(16) % 3}, r"y_train lacks, \[2\]; remove"),
+        "other test shape": ({"x_test": np.ones((16, 6))}, r"\(5,\), of x_test \(6,\); give both"),
+        "rank 1": ({"x_train": np.ones(64)}, r"x_train has shape \(64,\); give images"),
+        "rank 5": ({"x_test": np.ones((16, 1, 1, 1, 1))}, r"x_test has shape .*give images"),
+        "no inputs": ({"x_test": np.ones((0, 5)), "y_test": np.ones(0, int)}, r"\(0, 5\).*one"),
+        "no features": ({"x_train": np.ones((64, 0))}, r"\(64, 0\); give"),
+        "nan": ({"x_test": np.full((16, 5), np.nan)}, "x_test.*not finite.*remove or replace"),
+        "overflow": ({"x_train": np.full((64, 5), 1e300)}, "x_train.*not finite.*remove"),
+        "text": ({"x_train": np.full((64, 5), "a")}, "x_train has dtype <U1; give real numbers"),
+        "objects": ({"x_train": np.full((64, 5), None)}, "not an .npz file of plain arrays.*savez"),
+    }.values(),
+    ids=lambda value: re.sub(r"\W+", "-", value)[:30] if isinstance(value, str) else "",
+)
+def test_unfit_data_is_refused(refuse, tmp_path, changes, mends):
+    with np.errstate(all="ignore"):
+        changes = {k: None if v is None else np.asarray(v) for k, v in changes.items()}
+        path = save_toy(tmp_path, **changes)
+    refuse("--data", path, mends=mends)
+
+
+def test_unfit_files_are_refused(refuse, tmp_path):
+    refuse("--data", tmp_path / "none.npz", mends=r"none.npz: no such file; give digits, mnist")
+    refuse("--data", "minst", mends=r"--data minst: no such file; give digits, mnist")
+    refuse("--data", tmp_path, mends="no such file")
+    whole = save_toy(tmp_path).read_bytes()
+    for content in (b"", b"not a zip file", whole[:200], whole[:300] + bytes(64) + whole[364:]):
+        (tmp_path / "bad.npz").write_bytes(content)
+        refuse("--data", tmp_path / "bad.npz", mends="not an .npz file of plain arrays; write it")
+    np.save(tmp_path / "one.npy", np.ones(3))
+    refuse("--data", tmp_path / "one.npy", mends="not an .npz file of plain arrays; write it")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["adamm", "", "heun:", ":adam", "heun:heun", "adam:heun", "optimizer", "heun:multi:adam"],
+)
+def test_unknown_optimizers_are_refused(refuse, name):
+    refuse("--optimizer", name, mends="is not known; give a METHOD .*heun.* sgd.*heun:adam")
+
+
+@pytest.mark.parametrize(
+    ("option", "values", "mends"),
+    [
+        ("--learning-rate", ["-0.1", "0", "nan", "inf", "fast"], "is not a finite number above 0"),
+        ("--batch-size", ["0", "-1", "1.5", "many"], "is not a whole number of at least 1"),
+        ("--epochs", ["0", "-3", "nan"], "is not a whole number of at least 1"),
+        ("--seed", ["-1", str(2**32), "x"], "is not a whole number from 0"),
+    ],
+)
+def test_unfit_numbers_and_options_are_refused(refuse, option, values, mends):
+    for value in values:
+        refuse(f"{option}={value}", mends=f"{option}.*{mends}")
+
+
+def test_unknown_options_are_refused(refuse):
+    refuse("--rate=1", mends="unrecognized arguments: --rate=1 .see --help")
+
+
+def test_an_output_that_cannot_be_written_is_refused(refuse, tmp_path):
+    data = save_toy(tmp_path)
+    for output in (data, data / "below"):
+        refuse("--data", data, output=output, mends="toy.npz.*give a folder that can be written")
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_a_failed_download_is_refused(refuse, monkeypatch, name):
+    def load_data():
+        raise Exception("URL fetch failure on\nhttps://somewhere")  # as Keras does
+
+    monkeypatch.setattr(getattr(keras.datasets, name), "load_data", load_data)
+    refuse("--data", name, mends=f"{name} could not be downloaded.*on https.*take --data digits")
+
+
+def test_a_missing_package_is_refused(refuse, monkeypatch):
+    find = importlib.util.find_spec
+    for module, package in (("sklearn", "scikit-learn"), ("matplotlib", "matplotlib")):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                importlib.util,
+                "find_spec",
+                lambda name, *_, lost=module: None if name == lost else find(name),
+            )
+            refuse(mends=f"{package} is not installed; run: pip install {package}")
+
+
+def test_a_missing_backend_is_one_line():
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)],
+        env=environment(KERAS_BACKEND="nonsense"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "nonsense" in done.stderr
+    assert "KERAS_BACKEND=jax python examples/train.py" in done.stderr
+
+
+def test_a_diverging_training_ends_with_the_mend(example, tmp_path, capsys):
+    output = tmp_path / "out"
+    data = str(save_toy(tmp_path))
+    options = ["--optimizer", "sgd", "--learning-rate", "1e38"]
+    assert example.main(["--data", data, "--output", str(output), *options]) == 2
+    assert re.search(
+        r"train.py: .* not finite after epoch 1; give a --learning-rate below 1e\+38\n",
+        capsys.readouterr().err,
+    )
+    assert names_in(output) == []
+
+
+@pytest.mark.parametrize(
+    ("failing", "error", "code", "says"),
+    [
+        ("train", KeyboardInterrupt(), 130, "interrupted, nothing was written"),
+        ("plot", KeyboardInterrupt(), 130, "interrupted, nothing was written"),
+        ("plot", OSError(28, "No space left on device"), 2, "No space left on device; give a "),
+    ],
+    ids=["interrupted in training", "interrupted in writing", "disk full"],
+)
+def test_an_earlier_run_stays_whole(
+    example, tmp_path, capsys, monkeypatch, failing, error, code, says
+):
+    output = tmp_path / "out"
+    output.mkdir()
+    for name in FILES:
+        (output / name).write_text("of an earlier run")
+
+    def fail(*_, **__):
+        raise error
+
+    if failing == "train":
+        monkeypatch.setattr(example.Stopwatch, "on_train_batch_end", fail)
+    else:
+        monkeypatch.setattr(example, failing, fail)
+    data = str(save_toy(tmp_path))
+    argv = ["--data", data, "--output", str(output), "--epochs", "1", "--optimizer", "sgd"]
+    assert example.main(argv) == code
+    (line,) = [s for s in capsys.readouterr().err.splitlines() if s.startswith("train.py")]
+    assert says in line
+    assert names_in(output) == FILES
+    assert {(output / name).read_text() for name in FILES} == {"of an earlier run"}
