@@ -1,0 +1,416 @@
+"""Trains a classifier of handwritten digits, by default with Heun's method: two gradients a step.
+
+    KERAS_BACKEND=jax python examples/train.py
+    KERAS_BACKEND=torch python examples/train.py --optimizer heun:adam --epochs 5
+    KERAS_BACKEND=tensorflow python examples/train.py --data my.npz --output runs/mine
+
+It shows Keras' progress bar, prints a table at the end, and writes three files into `--output`:
+`model.keras`, `history.csv` (a row an epoch) and `history.png`. The digits are the 1797 images of
+scikit-learn, 360 of them (always the same ones) held out as the test set; nothing is downloaded.
+The model takes the inputs as they are in the data, and gives the probability of each class.
+"""
+
+import argparse
+import contextlib
+import csv
+import importlib.util
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+try:
+    import keras
+
+    import keras_cool as kc
+except (ImportError, ValueError) as error:  # no such backend, or not installed
+    print(
+        f"train.py: {' '.join(str(error).split()).rstrip('.')}. Install a backend and name it: "
+        "pip install -e '.[jax,examples]' && KERAS_BACKEND=jax python examples/train.py",
+        file=sys.stderr,
+    )
+    sys.exit(2)
+
+METHODS = {"heun": kc.optimizers.Heun}
+METHOD_LEARNING_RATE = 0.2
+NOT_BY_NAME = ("Optimizer", "MultiOptimizer", "LossScaleOptimizer")  # they need other arguments
+OPTIMIZERS = {
+    name.lower(): value
+    for name, value in vars(keras.optimizers).items()
+    if isinstance(value, type)
+    and issubclass(value, keras.optimizers.Optimizer)
+    and name not in NOT_BY_NAME
+}
+NOTATION = (
+    f"a METHOD over plain gradient descent ({', '.join(METHODS)}), an OPTIMIZER of Keras "
+    f"({', '.join(sorted(OPTIMIZERS))}), or METHOD:OPTIMIZER for the one over the other (heun:adam)"
+)
+DOWNLOADS = ("mnist", "fashion_mnist")
+CURVES = ("loss", "accuracy", "val_loss", "val_accuracy")
+COLUMNS = ("epoch", "gradient_evaluations", *CURVES, "seconds")
+
+
+class UserError(Exception):
+    """What the user can mend: printed as one line, without a traceback."""
+
+
+class Data(NamedTuple):
+    """Inputs `(n, d)`, `(n, h, w)` or `(n, h, w, c)`, and labels 0, 1, 2, ... of shape `(n,)`."""
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` whose errors are `UserError`s."""
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message} (see --help)")
+
+
+def number(kind: type, wanted: str, allowed: Callable[[float], bool]) -> Callable[[str], float]:
+    """Makes a reader of the numbers that are allowed."""
+
+    def read(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if allowed(value := kind(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+
+    return read
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line; `argv=None` is that of the process."""
+    count = number(int, "a whole number of at least 1", lambda n: n >= 1)
+    rate = number(float, "a finite number above 0", lambda r: 0 < r < math.inf)
+    seed = number(int, "a whole number from 0 to 2**32 - 1", lambda n: 0 <= n < 2**32)
+    title, details = __doc__.split("\n\n", 1)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser("train.py", description=title, epilog=details, formatter_class=raw)
+    add = parser.add_argument
+    add("--optimizer", metavar="NAME", default="heun", help=f"{NOTATION}; default: heun")
+    add(
+        "--learning-rate",
+        metavar="RATE",
+        type=rate,
+        help=f"default: {METHOD_LEARNING_RATE} for a METHOD, else Keras' own for the OPTIMIZER",
+    )
+    add("--batch-size", metavar="N", type=count, default=32, help="default: 32")
+    add("--epochs", metavar="N", type=count, default=20, help="default: 20")
+    add("--seed", metavar="N", type=seed, default=0, help="of weights and shuffling; default: 0")
+    add(
+        "--data",
+        metavar=f"digits|{'|'.join(DOWNLOADS)}|PATH.npz",
+        default="digits",
+        help="a file holds x_train, y_train, x_test, y_test: images (n, h, w) or (n, h, w, c), or "
+        "flat features (n, d), and labels 0, 1, 2, ...; the mnist are downloaded; default: digits",
+    )
+    add(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        help="the files of an earlier run in it are replaced; default: runs/DATA-NAME-BACKEND",
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.output is None:
+        name = f"{Path(arguments.data).stem}-{arguments.optimizer}-{keras.backend.backend()}"
+        arguments.output = Path("runs", name.replace(":", "-").lower())
+    return arguments
+
+
+def load_data(name: str) -> Data:
+    """Loads the data that `--data` names, and checks it."""
+    if name == "digits":
+        data = load_digits()
+    elif name in DOWNLOADS:
+        data = download(name)
+    else:
+        data = load_file(Path(name))
+    return checked(data, f"--data {name}")
+
+
+def load_digits() -> Data:
+    """Loads the bundled 8x8 digits; the test set is a stratified fifth, the same in every run."""
+    require("sklearn", "scikit-learn")
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    x_train, x_test, y_train, y_test = train_test_split(
+        digits.images, digits.target, test_size=360, stratify=digits.target, random_state=0
+    )
+    return Data(x_train, y_train, x_test, y_test)
+
+
+def download(name: str) -> Data:
+    """Lets Keras download one of its data sets, or read the copy that it downloaded before."""
+    try:
+        (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
+    except Exception as error:  # Keras raises a bare Exception where the download fails
+        raise UserError(
+            f"--data {name} could not be downloaded ({one_line(error)}); "
+            "check the connection, or take --data digits, which needs none"
+        ) from error
+    return Data(x_train, y_train, x_test, y_test)
+
+
+def load_file(path: Path) -> Data:
+    """Loads an `.npz` file."""
+    if not path.is_file():
+        known = ", ".join(("digits", *DOWNLOADS))
+        raise UserError(f"--data {path}: no such file; give {known} or the path of an .npz file")
+    save = "write it with numpy.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files if key in Data._fields}
+            found = ", ".join(file.files) or "nothing"
+    except Exception as error:  # zipfile, zlib and NumPy each have their own for a damaged file
+        raise UserError(f"--data {path}: not an .npz file of plain arrays; {save}") from error
+    if missing := [key for key in Data._fields if key not in arrays]:
+        raise UserError(f"--data {path}: {', '.join(missing)} missing, found {found}; {save}")
+    return Data(**arrays)
+
+
+def checked(data: Data, source: str) -> Data:
+    """Gives the data with float32 inputs and int32 labels, or says what is wrong with it."""
+
+    def check(condition: bool, problem: str) -> None:
+        if not condition:
+            raise UserError(f"{source}: {one_line(problem)}")
+
+    def check_part(part: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        shapes = "images (n, h, w) or (n, h, w, c), or flat features (n, d), at least one"
+        check(x.ndim in (2, 3, 4) and x.size > 0, f"x_{part} has shape {x.shape}; give {shapes}")
+        check(x.dtype.kind in "biuf", f"x_{part} has dtype {x.dtype}; give real numbers")
+        given = f"y_{part} has dtype {y.dtype} and shape {y.shape}"
+        check(
+            y.ndim == 1 and y.dtype.kind in "iu",
+            f"{given}; give one whole number an input, shape (n,); from one-hot: y.argmax(axis=1)",
+        )
+        lengths = f"x_{part} has {len(x)} inputs and y_{part} {len(y)} labels"
+        check(len(x) == len(y), f"{lengths}; give one label for each input")
+        with np.errstate(over="ignore"):
+            x = x.astype("float32")
+        finite = bool(np.isfinite(x).all())
+        check(finite, f"x_{part} has values that are not finite in float32; remove or replace them")
+        return x, y
+
+    x_train, y_train = check_part("train", data.x_train, data.y_train)
+    x_test, y_test = check_part("test", data.x_test, data.y_test)
+    shapes = f"the inputs of x_train have shape {x_train.shape[1:]}, of x_test {x_test.shape[1:]}"
+    check(x_train.shape[1:] == x_test.shape[1:], f"{shapes}; give both the same")
+    classes = np.unique(y_train)
+    check(
+        len(classes) > 1 and np.array_equal(classes, np.arange(len(classes))),
+        f"the labels in y_train are {classes}; number them 0, 1, 2, ... without a gap, two at "
+        "least: numpy.unique(y, return_inverse=True)[1]",
+    )
+    unknown = np.setdiff1d(y_test, classes)
+    check(len(unknown) == 0, f"y_test has labels that y_train lacks, {unknown}; remove them")
+    return Data(x_train, y_train.astype("int32"), x_test, y_test.astype("int32"))
+
+
+def make_optimizer(name: str, learning_rate: float | None) -> keras.optimizers.Optimizer:
+    """Makes the optimizer that `--optimizer` names; a rate of `None` is its default."""
+    method, colon, inner = name.lower().rpartition(":")
+    if inner in METHODS and not colon:
+        return METHODS[inner](learning_rate or METHOD_LEARNING_RATE)
+    if inner not in OPTIMIZERS or (colon and method not in METHODS):
+        raise UserError(f"--optimizer {name} is not known; give {NOTATION}")
+    rate = {} if learning_rate is None else {"learning_rate": learning_rate}
+    optimizer = OPTIMIZERS[inner](**rate)
+    return METHODS[method](optimizer) if colon else optimizer
+
+
+def build_model(x: np.ndarray, classes: int) -> kc.Model:
+    """Builds a small convolutional net for images, a dense one for flat features."""
+    layers = keras.layers
+    inputs = outputs = keras.Input(x.shape[1:])
+    if x.ndim == 3:
+        x = x[..., None]
+        outputs = layers.Reshape(x.shape[1:])(outputs)
+    axes = tuple(range(x.ndim - 1))
+    variance = x.var(axes, dtype="float64")
+    variance[variance == 0] = 1  # a constant feature is shifted only
+    outputs = layers.Normalization(mean=x.mean(axes, dtype="float64"), variance=variance)(outputs)
+    if x.ndim == 4:
+        for filters in (32, 64):
+            outputs = layers.Conv2D(filters, 3, padding="same", activation="relu")(outputs)
+            outputs = layers.MaxPooling2D(2, padding="same")(outputs)
+        outputs = layers.Flatten()(outputs)
+    else:
+        outputs = layers.Dense(128, activation="relu")(outputs)
+    outputs = layers.Dropout(0.4)(outputs)
+    return kc.Model(inputs, layers.Dense(classes, activation="softmax")(outputs))
+
+
+class Stopwatch(keras.callbacks.Callback):
+    """Times every step and every epoch, and ends a training that has diverged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[float] = []
+        self.epochs: list[float] = []
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        self.step_start = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        # Keras has made `logs` Python numbers by now, so the step has been computed.
+        self.steps.append(time.perf_counter() - self.step_start)
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.epoch_start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict) -> None:
+        self.epochs.append(time.perf_counter() - self.epoch_start)
+        if not math.isfinite(logs["val_loss"]):
+            rate = float(self.model.optimizer.learning_rate)
+            raise UserError(
+                f"the test loss is not finite after epoch {epoch + 1}; "
+                f"give a --learning-rate below {rate:g}"
+            )
+
+
+def train(model: kc.Model, data: Data, batch_size: int, epochs: int) -> tuple[list[dict], str]:
+    """Trains the model; gives a row of `COLUMNS` for each epoch, and the time a step in words."""
+    watch = Stopwatch()
+    logs = model.fit(
+        data.x_train,
+        data.y_train,
+        validation_data=(data.x_test, data.y_test),
+        batch_size=batch_size,
+        epochs=epochs,
+        callbacks=[watch],
+    ).history
+    steps = len(watch.steps) // epochs
+    evaluations = logs.get("gradient_evaluations", [steps * (e + 1) for e in range(epochs)])
+    logs |= {
+        "epoch": range(1, epochs + 1),
+        "gradient_evaluations": [int(n) for n in evaluations],
+        "seconds": [round(s, 3) for s in watch.epochs],
+    }
+    if skipped := int(logs.get("skipped_steps", [0])[-1]):
+        print(f"\n{skipped} steps were skipped, their gradients were not finite: lower the rate.")
+    history = [dict(zip(COLUMNS, row)) for row in zip(*(logs[column] for column in COLUMNS))]
+    timed = watch.steps[1:]
+    return history, f"{1e3 * statistics.median(timed):.2f} ms" if timed else "one step only"
+
+
+def report(optimizer: str, history: list[dict], step_time: str) -> str:
+    """Gives the closing table."""
+    last = history[-1]
+    cells = {
+        "backend": keras.backend.backend(),
+        "optimizer": optimizer,
+        "gradient evaluations": str(last["gradient_evaluations"]),
+        "loss (train)": f"{last['loss']:.4f}",
+        "loss (test)": f"{last['val_loss']:.4f}",
+        "test accuracy": f"{last['val_accuracy']:.4f}",
+        "time a step*": step_time,
+    }
+    widths = [max(len(head), len(cell)) for head, cell in cells.items()]
+    rows = [cells, ["-" * width for width in widths], cells.values()]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
+    note = "* median over all steps but the first, which compiles"
+    return "\n".join(["", *(line.rstrip() for line in lines), note])
+
+
+def plot(history: list[dict], title: str, path: Path) -> None:
+    """Draws loss and accuracy against gradient evaluations."""
+    from matplotlib.figure import Figure  # without pyplot: it draws with Agg, on any machine
+
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    figure.suptitle(title)
+    evaluations = [row["gradient_evaluations"] for row in history]
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy")):
+        for column, label in ((name, "train (mean over the epoch)"), (f"val_{name}", "test")):
+            axes.plot(evaluations, [row[column] for row in history], ".-", label=label)
+        axes.set(xlabel="gradient evaluations", ylabel=name)
+        axes.legend()
+    figure.axes[0].set_yscale("log")
+    for axes in figure.axes:
+        axes.grid(which="both", alpha=0.3)
+    figure.savefig(path, dpi=150)
+
+
+def write_files(folder: Path, model: kc.Model, history: list[dict], title: str) -> None:
+    """Writes the model, the history and the plot."""
+    model.save(folder / "model.keras")
+    with (folder / "history.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(history)
+    plot(history, title, folder / "history.png")
+
+
+@contextlib.contextmanager
+def writing_to(output: Path) -> Iterator[None]:
+    """Makes what the file system says into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise UserError(
+            f"--output {output}: {reason}; give a folder that can be written"
+        ) from error
+
+
+def require(module: str, package: str) -> None:
+    """Checks that a package is installed."""
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"{package} is not installed; run: pip install {package}")
+
+
+def one_line(message: object) -> str:
+    """Gives a message on one line."""
+    return " ".join(str(message).split())
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Checks everything, trains, and writes all files or none."""
+    require("matplotlib", "matplotlib")
+    keras.utils.set_random_seed(arguments.seed)
+    optimizer = make_optimizer(arguments.optimizer, arguments.learning_rate)
+    data = load_data(arguments.data)
+    with writing_to(arguments.output):
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        unfinished = tempfile.TemporaryDirectory(prefix=".unfinished-", dir=arguments.output)
+    with unfinished as folder:
+        model = build_model(data.x_train, classes=int(data.y_train.max()) + 1)
+        model.compile(optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+        history, step_time = train(model, data, arguments.batch_size, arguments.epochs)
+        title = f"{arguments.optimizer} on {keras.backend.backend()}, {arguments.data}"
+        with writing_to(arguments.output):
+            write_files(Path(folder), model, history, title)
+            for path in Path(folder).iterdir():
+                path.replace(arguments.output / path.name)
+    print(report(arguments.optimizer, history, step_time))
+    print(f"model.keras, history.csv and history.png are in {arguments.output}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the example; gives the exit code: 0, 2 for what the user can mend, 130 for Ctrl-C."""
+    try:
+        run(parse_arguments(argv))
+    except UserError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print()  # ends the line of the progress bar
+        print("train.py: interrupted, nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
