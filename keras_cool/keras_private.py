@@ -35,7 +35,9 @@ class OverlayScope(keras.StatelessScope):
     @property
     def updates(self):
         """The `(variable, value)` pairs that were assigned inside."""
-        return [(v, super(OverlayScope, self).get_current_value(v)) for v in self._assigned.values()]
+        return [
+            (v, super(OverlayScope, self).get_current_value(v)) for v in self._assigned.values()
+        ]
 
 
 def forward(model, x):
@@ -45,9 +47,7 @@ def forward(model, x):
 
 def training_loss(model, x, y, y_pred, sample_weight):
     """The model's loss with all that `add_loss` and regularisers add, as Keras' `train_step`."""
-    return model._compute_loss(
-        x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
-    )
+    return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
 
 
 def loss_tracker(model):

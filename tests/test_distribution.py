@@ -3,9 +3,10 @@
 import contextlib
 
 import keras
-import keras_cool as kc
 import numpy as np
 import pytest
+
+import keras_cool as kc
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)
@@ -97,11 +98,3 @@ if BACKEND == "tensorflow":
             logs = model.fit(X, Y, batch_size=64, verbose=0).history
             assert logs["skipped_steps"] == [1]
             assert model.optimizer.iterations.numpy() == 1
-
-
-if BACKEND == "torch":
-
-    def test_fit_on_pytorch_is_one_process():
-        """Keras trains one process on PyTorch; the step is the same whatever torch was built for."""
-        expected = fit(OPTIMIZERS["heun"][0])
-        assert_same(fit(OPTIMIZERS["heun"][0]), expected)

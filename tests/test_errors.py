@@ -3,9 +3,10 @@
 import math
 
 import keras
-import keras_cool as kc
 import numpy as np
 import pytest
+
+import keras_cool as kc
 
 X, Y = np.ones((8, 3), "float32"), np.ones((8, 1), "float32")
 

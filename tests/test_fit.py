@@ -1,10 +1,11 @@
 """Everything that `fit` takes, under Heun: models, inputs, weights, modes of execution."""
 
 import keras
-import keras_cool as kc
 import numpy as np
 import pytest
 from keras import ops
+
+import keras_cool as kc
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)
@@ -103,7 +104,7 @@ def test_train_on_batch_builds_too():
         {"jit_compile": True},
         pytest.param(
             {"steps_per_execution": 2},
-            marks=pytest.mark.skipif(BACKEND == "torch", reason="Keras refuses it on PyTorch"),
+            marks=pytest.mark.backend("jax", "tensorflow"),
         ),
     ],
     ids=lambda a: "-".join(f"{k}={v}" for k, v in a.items()),
@@ -114,9 +115,8 @@ def test_modes_of_execution(arguments):
     assert_fitted(model)
 
 
+@pytest.mark.backend("torch")
 def test_steps_per_execution_on_pytorch_has_keras_own_error():
-    if BACKEND != "torch":
-        return
     with pytest.raises(ValueError, match="must be 1 with the PyTorch backend"):
         fit(compiled(steps_per_execution=2), X, Y)
 

@@ -1,10 +1,11 @@
 """Missing gradients and the sparse gradients of embeddings, between evaluations and at the end."""
 
 import keras
-import keras_cool as kc
 import numpy as np
 import pytest
 from keras import ops
+
+import keras_cool as kc
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(8, 3)).astype("float32")

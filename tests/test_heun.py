@@ -1,10 +1,11 @@
 """Heun's method against NumPy in float64, and its order against the exact gradient flow."""
 
 import keras
-import keras_cool as kc
 import numpy as np
 import pytest
 from keras import ops
+
+import keras_cool as kc
 
 STEPS = 50
 

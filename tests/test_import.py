@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import keras
-import keras_cool
 import pytest
+
+import keras_cool
 
 BACKENDS = {"jax", "tensorflow", "torch"}
 PACKAGE = pathlib.Path(keras_cool.__file__).parent
@@ -40,9 +41,7 @@ def test_import_adds_under_50_ms_to_import_keras():
 
 
 def test_another_backend_is_an_error_that_names_the_three():
-    code, _, err = run(
-        "import keras; keras.backend.backend = lambda: 'numpy'; import keras_cool"
-    )
+    code, _, err = run("import keras; keras.backend.backend = lambda: 'numpy'; import keras_cool")
     assert code == 1
     assert "Set KERAS_BACKEND to one of the three" in err
 

@@ -1,9 +1,10 @@
 """Injection into models that exist: kinds, states, saving, and going on."""
 
 import keras
-import keras_cool as kc
 import numpy as np
 import pytest
+
+import keras_cool as kc
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 4)).astype("float32")

@@ -5,6 +5,7 @@ import inspect
 import keras
 import numpy as np
 import pytest
+
 from keras_cool import keras_private
 
 X, Y = np.ones((4, 3), "float32"), np.ones((4, 1), "float32")

@@ -1,10 +1,11 @@
 """Float16 with a loss scale, bfloat16, and what a non-finite gradient does."""
 
 import keras
-import keras_cool as kc
 import numpy as np
 import pytest
 from keras import ops
+
+import keras_cool as kc
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(32, 6)).astype("float32")
@@ -125,9 +126,7 @@ def test_an_own_step_under_the_loss_scale(policy):
             self.apply_gradients(gradients, self.trainable_variables)
             return {"loss": loss}
 
-    ours, theirs = (
-        make(keras.optimizers.SGD(0.1), cls) for cls in (OwnStep, keras.Model)
-    )
+    ours, theirs = (make(keras.optimizers.SGD(0.1), cls) for cls in (OwnStep, keras.Model))
     a, b = fit(ours, epochs=5), fit(theirs, epochs=5)
     np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-3)
     for p, q in zip(ours.get_weights(), theirs.get_weights()):

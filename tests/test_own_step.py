@@ -1,10 +1,11 @@
 """`multi_gradient_step` written by a user: gradient penalty, GAN, SAM; the same on all backends."""
 
 import keras
-import keras_cool as kc
 import numpy as np
 import pytest
 from keras import ops
+
+import keras_cool as kc
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(16, 3)).astype("float32")
@@ -75,8 +76,10 @@ class GAN(kc.Model):
     def multi_gradient_step(self, x, y, sample_weight):
         def critic_loss():
             fake = self.generator(keras.random.normal((16, 2), seed=self.noise))
-            return ops.mean(self.critic(fake)) - ops.mean(self.critic(x)) + 0.1 * ops.mean(
-                self.critic(x) ** 2
+            return (
+                ops.mean(self.critic(fake))
+                - ops.mean(self.critic(x))
+                + 0.1 * ops.mean(self.critic(x) ** 2)
             )
 
         def generator_loss():
@@ -138,10 +141,7 @@ class Backtracking(kc.optimizers.MultiGradientOptimizer):
         _, gradients = evaluate(point)
         factors = [1.0, 0.5, 0.25]
         losses = ops.stack(
-            [
-                evaluate(self.trial_point(point, [f * g for g in gradients]))[0]
-                for f in factors
-            ]
+            [evaluate(self.trial_point(point, [f * g for g in gradients]))[0] for f in factors]
         )
         best = ops.take(ops.convert_to_tensor(factors), ops.argmin(losses))
         return [best * g for g in gradients]

@@ -1,9 +1,10 @@
 """A plain optimizer under the mixin against `keras.Model`: the same weights and logs."""
 
 import keras
-import keras_cool as kc
 import numpy as np
 import pytest
+
+import keras_cool as kc
 
 OPTIMIZERS = {
     "adam": lambda: keras.optimizers.Adam(1e-2),

@@ -1,9 +1,10 @@
 """Save, load, go on: the same weights to the bit, without `custom_objects`."""
 
 import keras
-import keras_cool as kc
 import numpy as np
 import pytest
+
+import keras_cool as kc
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 4)).astype("float32")
@@ -46,9 +47,7 @@ class CallsFunctional(kc.Model):
 
 
 def mixed_in():
-    return MixedIn(
-        [keras.Input((4,)), keras.layers.Dropout(0.3, seed=1), keras.layers.Dense(1)]
-    )
+    return MixedIn([keras.Input((4,)), keras.layers.Dropout(0.3, seed=1), keras.layers.Dense(1)])
 
 
 MODELS = {

@@ -1,10 +1,11 @@
 """Random layers, batch normalisation, logs: what a step of several evaluations does to state."""
 
 import keras
-import keras_cool as kc
 import numpy as np
 import pytest
 from keras import ops
+
+import keras_cool as kc
 
 
 class BothMasks(kc.optimizers.MultiGradientOptimizer):
@@ -94,7 +95,7 @@ def test_logs_are_those_of_the_model_as_it_stood(data):
 
 
 def test_losses_of_layers_leave_nothing_behind(data):
-    """`add_loss` inside an evaluation keeps no tensor of it (on JAX it would be a leaked tracer)."""
+    """`add_loss` inside an evaluation keeps no tensor of it (on JAX a leaked tracer)."""
 
     class Penalty(keras.layers.Layer):
         def call(self, x):

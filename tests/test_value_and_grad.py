@@ -1,10 +1,11 @@
 """The primitive against NumPy in float64 and closed forms."""
 
 import keras
-import keras_cool as kc
 import numpy as np
 import pytest
 from keras import ops
+
+import keras_cool as kc
 
 
 def tensor(values, dtype="float32"):
@@ -17,7 +18,9 @@ def numpy(x):
 
 def test_value_and_gradients_of_a_cubic():
     a, b = np.array([1.0, -2.0, 3.0]), np.array([0.5, 1.5, -1.0])
-    value, gradients = kc.value_and_grad(lambda t: ops.sum(t[0] ** 3 * t[1]))([tensor(a), tensor(b)])
+    value, gradients = kc.value_and_grad(lambda t: ops.sum(t[0] ** 3 * t[1]))(
+        [tensor(a), tensor(b)]
+    )
     np.testing.assert_allclose(numpy(value), (a**3 * b).sum(), rtol=1e-6)
     np.testing.assert_allclose(numpy(gradients[0]), 3 * a**2 * b, rtol=1e-6)
     np.testing.assert_allclose(numpy(gradients[1]), a**3, rtol=1e-6)

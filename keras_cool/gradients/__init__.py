@@ -49,8 +49,8 @@ def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
         depend on it. On TensorFlow the gradient of a gather (an embedding) is a `tf.IndexedSlices`.
 
     Raises:
-        ValueError: If the value is not a scalar, or if `has_aux=True` and `function` does not return
-            a pair.
+        ValueError: If the value is not a scalar, or with `has_aux=True` if `function` returns no
+            pair.
         TypeError: If the value or one of the tensors is not of a floating-point dtype.
 
     Reference:

@@ -90,9 +90,7 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer):
             List of tensors, `p - learning_rate * g` for each pair.
         """
         rate = ops.convert_to_tensor(self.learning_rate)
-        return [
-            p - ops.cast(rate, p.dtype) * g for p, g in zip(point, gradients, strict=True)
-        ]
+        return [p - ops.cast(rate, p.dtype) * g for p, g in zip(point, gradients, strict=True)]
 
     def step_logs(self):
         """What a step adds to the logs: a dictionary of names and scalar tensors."""

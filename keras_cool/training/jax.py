@@ -68,9 +68,7 @@ class BackendStep:
         ]
         with OverlayScope(mapping) as scope:
             logs = self.run_step(data)
-        return logs, tuple(
-            [scope.get_current_value(v) for v in variables] for variables in groups
-        )
+        return logs, tuple([scope.get_current_value(v) for v in variables] for variables in groups)
 
 
 class SameRandomNumbers(contextlib.nullcontext):
@@ -92,13 +90,13 @@ def _apply_stateless(optimizer, gradients, variables):
     with warnings.catch_warnings():
         if len(all_variables) != len(variables):  # the others are meant to have no gradient
             warnings.filterwarnings("ignore", message="Gradients do not exist")
-        new_values = optimizer.stateless_apply(
+        new_variables, new_state = optimizer.stateless_apply(
             [v.value for v in optimizer.variables],
             [given.get(id(v)) for v in all_variables],
             [v.value for v in all_variables],
         )
     for variable, value in zip(
-        [*all_variables, *optimizer.variables], sum(new_values, []), strict=True
+        [*all_variables, *optimizer.variables], [*new_variables, *new_state], strict=True
     ):
         variable.assign(value)
 

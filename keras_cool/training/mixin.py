@@ -4,8 +4,6 @@ import warnings
 
 import keras
 
-from keras_cool.training import backend
-from keras_cool.training.evaluation import Evaluation, all_finite, rescale
 from keras_cool.keras_private import (
     OverlayScope,
     Trainer,
@@ -15,6 +13,8 @@ from keras_cool.keras_private import (
     training_loss,
     unscaled_for_replicas,
 )
+from keras_cool.training import backend
+from keras_cool.training.evaluation import Evaluation, all_finite, rescale
 
 
 class MultiGradientMixin(backend.BackendStep):

@@ -1,0 +1,81 @@
+"""Injection into models of keras-hub; it needs keras-hub, so `nox -s keras_hub` runs it."""
+
+import importlib.util
+
+import keras
+import numpy as np
+import pytest
+
+import keras_cool as kc
+
+if importlib.util.find_spec("keras_hub") is None:
+    pytest.skip("keras-hub is not installed; `nox -s keras_hub` has it", allow_module_level=True)
+
+import keras_hub
+
+RNG = np.random.default_rng(0)
+TOKENS = RNG.integers(1, 40, size=(16, 6))
+X = {
+    "token_ids": TOKENS,
+    "segment_ids": np.zeros_like(TOKENS),
+    "padding_mask": np.ones_like(TOKENS),
+}
+Y = (TOKENS[:, 0] > 20).astype("int32")
+
+
+def backbone():
+    return keras_hub.models.BertBackbone(
+        vocabulary_size=40,
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=16,
+        intermediate_dim=32,
+        max_sequence_length=6,
+        dropout=0.1,
+    )
+
+
+def classifier():
+    keras.utils.set_random_seed(0)
+    model = keras_hub.models.BertTextClassifier(
+        backbone(), num_classes=2, preprocessor=None, dropout=0.1
+    )
+    model.compile("sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def fit(model, epochs):
+    return model.fit(X, Y, batch_size=8, epochs=epochs, shuffle=False, verbose=0).history
+
+
+def test_a_classifier_takes_heun_steps_and_learns():
+    model = classifier()
+    assert kc.optimizers.Heun(0.3).inject(model) is model
+    history = fit(model, 20)
+    assert history["gradient_evaluations"][-1] == 80
+    assert history["loss"][-1] < 0.7 * history["loss"][0]
+
+
+def test_a_classifier_saves_as_the_class_it_was_and_goes_on(tmp_path):
+    model = kc.optimizers.Heun(0.1).inject(classifier())
+    fit(model, 1)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded) is keras_hub.models.BertTextClassifier
+    kc.inject(loaded)
+    assert fit(loaded, 2)["loss"] == fit(model, 2)["loss"]
+    for a, b in zip(model.get_weights(), loaded.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_backbone_under_a_head_of_ones_own():
+    body = backbone()
+    head = keras.layers.Dense(2)(body(body.input)["pooled_output"])
+    model = kc.inject(keras.Model(body.input, head))
+    model.compile(
+        kc.optimizers.Heun("adam"),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    model.optimizer.learning_rate = 0.01
+    history = fit(model, 15)
+    assert history["loss"][-1] < 0.7 * history["loss"][0]
