@@ -1,0 +1,47 @@
+"""What every test starts from: the backend, its devices, the seeds and float32."""
+
+import os
+
+# Devices for the tests of data parallelism. Both backends fix them when they start.
+DEVICES = {"jax": 4, "tensorflow": 2, "torch": 1}
+
+_flag = f"--xla_force_host_platform_device_count={DEVICES['jax']}"
+if _flag.partition("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}".strip()
+
+import keras  # noqa: E402
+import pytest  # noqa: E402
+
+BACKEND = keras.backend.backend()
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration() for _ in range(DEVICES["tensorflow"])],
+    )
+
+
+def pytest_report_header():
+    version = __import__(BACKEND).__version__
+    return f"keras: {keras.__version__}, backend: {BACKEND} {version}"
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        marker = item.get_closest_marker("backend")
+        if marker and BACKEND not in marker.args:
+            reason = f"for {' and '.join(marker.args)} alone"
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def fresh_keras():
+    """Starts each test from the same seeds, in float32, on one device."""
+    keras.utils.clear_session(free_memory=False)
+    keras.utils.set_random_seed(0)
+    yield
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    keras.distribution.set_distribution(None)
