@@ -190,6 +190,24 @@ def test_a_line_search_against_numpy():
     assert int(model.optimizer.step_logs()["gradient_evaluations"]) == 20
 
 
+@pytest.mark.backend("jax")
+def test_assigning_to_a_variable_that_is_not_part_of_the_model_is_an_error_on_jax():
+    stray = keras.Variable(0.0, name="stray")
+
+    class Stray(kc.Model):
+        def multi_gradient_step(self, x, y, sample_weight):
+            stray.assign_add(1.0)
+            return super().multi_gradient_step(x, y, sample_weight)
+
+    inputs = keras.Input((3,))
+    model = Stray(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", loss="mse")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"not part of the model: \['stray'\]"):
+        model.fit(X, Y, verbose=0)
+    np.testing.assert_array_equal(before[0], model.get_weights()[0])
+
+
 def test_value_and_grad_keeps_state_and_moves_no_variable():
     inputs = keras.Input((3,))
     model = kc.Model(inputs, keras.layers.Dense(1)(keras.layers.BatchNormalization()(inputs)))

@@ -68,7 +68,20 @@ class BackendStep:
         ]
         with OverlayScope(mapping) as scope:
             logs = self.run_step(data)
+        _check_assigned(scope, groups)
         return logs, tuple([scope.get_current_value(v) for v in variables] for variables in groups)
+
+
+def _check_assigned(scope, groups):
+    known = {id(variable) for variables in groups for variable in variables}
+    strays = [variable.path for variable, _ in scope.updates if id(variable) not in known]
+    if strays:
+        raise ValueError(
+            f"The training step assigns to variables that are not part of the model: {strays}. On "
+            "JAX their new values would be lost. Make them, or the metric, layer or optimizer that "
+            "holds them, attributes of the model before `compile`; build an optimizer on its "
+            "variables before `fit`."
+        )
 
 
 class SameRandomNumbers(contextlib.nullcontext):
