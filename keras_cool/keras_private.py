@@ -18,7 +18,7 @@ class OverlayScope(keras.StatelessScope):
     """
 
     def __init__(self, state_mapping=()):
-        super().__init__(state_mapping, collect_losses=True, initialize_variables=False)
+        super().__init__(list(state_mapping), collect_losses=True, initialize_variables=False)
         self._assigned = {}
 
     def get_current_value(self, variable):
@@ -60,6 +60,27 @@ def batch_size(x):
     return keras.ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
 
 
+def symbolic_build(model, iterator=None, data_batch=None):
+    """Creates the variables of model, metrics, loss and optimizer without running a step."""
+    model._symbolic_build(iterator=iterator, data_batch=data_batch)
+
+
+def distribution_strategy(model):
+    """The `tf.distribute` strategy that a model was made under, or `None`."""
+    return model._distribute_strategy
+
+
+def all_layers(model):
+    """The model and its layers, nested ones included."""
+    return list(model._flatten_layers())
+
+
+def learning_rate_variable(optimizer):
+    """The variable that holds a constant learning rate, or `None` where there is a schedule."""
+    rate = getattr(optimizer, "_learning_rate", None)
+    return rate if isinstance(rate, keras.Variable) else None
+
+
 def trainable_variables_of(optimizer):
     """The variables that an optimizer was built on."""
     return optimizer._trainable_variables
@@ -75,11 +96,15 @@ __all__ = [
     "Functional",
     "OverlayScope",
     "Trainer",
+    "all_layers",
     "batch_size",
+    "distribution_strategy",
     "forward",
     "functional_init_arguments",
+    "learning_rate_variable",
     "loss_tracker",
     "set_compiled_optimizer",
+    "symbolic_build",
     "trainable_variables_of",
     "training_loss",
     "unscaled_for_replicas",

@@ -338,3 +338,18 @@ def test_a_custom_loss_with_its_own_metric():
     history = fit(model, X, Y).history
     assert history["calls"] == [3.0, 3.0]  # the first evaluation of each step
     assert_fitted(model)
+
+
+@pytest.mark.backend("jax", "torch")  # Keras' rematerialisation fails on TensorFlow by itself
+def test_rematerialised_layers_are_recomputed_at_the_trial_point():
+    def losses(mode):
+        keras.utils.set_random_seed(0)
+        with keras.RematScope(mode=mode):
+            inputs = keras.Input((4,))
+            h = keras.layers.Dense(16, activation="tanh")(inputs)
+            h = keras.layers.Dense(16, activation="tanh")(h)
+            model = kc.Model(inputs, keras.layers.Dense(1)(h))
+        model.compile(kc.optimizers.Heun(0.1), loss="mse")
+        return model.fit(X, Y, batch_size=20, epochs=6, verbose=0).history["loss"]
+
+    np.testing.assert_allclose(losses("full"), losses(None), rtol=1e-5)

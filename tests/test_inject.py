@@ -1,5 +1,8 @@
 """Injection into models that exist: kinds, states, saving, and going on."""
 
+import copy
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ def sequential():
     )
 
 
-@keras.saving.register_keras_serializable(package="tests")
+@keras.saving.register_keras_serializable(package="tests_inject")
 class Subclassed(keras.Model):
     def __init__(self, units=1, **kwargs):
         super().__init__(**kwargs)
@@ -137,6 +140,21 @@ def test_mixed_float16_keeps_its_loss_scale():
         assert fit(model)["gradient_evaluations"] == [6]
     finally:
         keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["copy", "pickle"]
+)
+def test_copies_are_injected_too(make, duplicate):
+    model = make()
+    model.compile("sgd", loss="mse")
+    fit(model)
+    kc.optimizers.Heun(0.1).inject(model)
+    fit(model)
+    other = duplicate(model)
+    assert isinstance(other, kc.MultiGradientMixin)
+    assert other.__class__ is model.__class__
+    assert fit(other) == fit(model)
 
 
 def test_other_models_of_the_class_are_not_touched():

@@ -120,3 +120,38 @@ def test_trainable_variables_of_an_optimizer(model):
     model.optimizer.build(model.trainable_variables)
     built = keras_private.trainable_variables_of(model.optimizer)
     assert [id(v) for v in built] == [id(v) for v in model.trainable_variables]
+
+
+def test_learning_rate_variable(model):
+    rate = keras_private.learning_rate_variable(model.optimizer)
+    np.testing.assert_allclose(rate.numpy(), 0.01)
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    assert keras_private.learning_rate_variable(keras.optimizers.SGD(schedule)) is None
+
+
+def test_all_layers_holds_the_model_and_nested_layers(model):
+    outer = keras.Sequential([model])
+    found = keras_private.all_layers(outer)
+    assert outer in found
+    assert model in found
+    assert model.layers[-1] in found
+
+
+@pytest.mark.backend("tensorflow")
+def test_distribution_strategy_of_a_model(model):
+    import tensorflow as tf
+
+    assert keras_private.distribution_strategy(model) is None
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        inputs = keras.Input((3,))
+        other = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+    assert keras_private.distribution_strategy(other) is strategy
+
+
+def test_symbolic_build_makes_all_variables():
+    model = keras.Sequential([keras.layers.Dense(2)])
+    model.compile("adam", loss="mse")
+    keras_private.symbolic_build(model, data_batch=(X, Y, None))
+    assert [tuple(v.shape) for v in model.weights] == [(3, 2), (2,)]
+    assert len(model.optimizer.variables) == 6

@@ -190,7 +190,8 @@ def test_a_non_finite_gradient_never_reaches_the_weights(inner, arguments):
     assert np.isfinite(history["loss"]).all()
 
 
-def test_a_skipped_step_keeps_the_state_of_the_method_too():
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"], indirect=True)
+def test_a_skipped_step_keeps_the_state_of_the_method_too(policy):
     class Counted(kc.optimizers.MultiGradientOptimizer):
         def build(self, variables):
             super().build(variables)
@@ -204,8 +205,66 @@ def test_a_skipped_step_keeps_the_state_of_the_method_too():
 
     model = make(Counted(0.1))
     fit(model)
-    before = [m.numpy() for m in model.optimizer.mean]
+    method = getattr(model.optimizer, "inner_optimizer", None)
+    method = method if isinstance(method, Counted) else model.optimizer
+    before = [m.numpy() for m in method.mean]
     fit(model, y=np.full_like(Y, np.nan))
-    for a, m in zip(before, model.optimizer.mean):
+    for a, m in zip(before, method.mean):
         np.testing.assert_array_equal(a, m.numpy())
         assert np.abs(a).max() > 0
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"], indirect=True)
+def test_a_skipped_step_keeps_the_moving_statistics(policy):
+    inputs = keras.Input((6,))
+    h = keras.layers.BatchNormalization()(keras.layers.Dense(4)(inputs))
+    model = kc.Model(inputs, keras.layers.Dense(1, dtype="float32")(h))
+    model.compile(kc.optimizers.Heun(0.1), loss="mse")
+    before = model.get_weights()
+    bad = X.copy()
+    bad[0, 0] = np.nan
+    assert fit(model, x=bad)["skipped_steps"] == [1]
+    for a, b in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    fit(model)
+    assert np.abs(model.layers[2].moving_mean.numpy()).max() > 0
+
+
+class TwoOptimizers(kc.Model):
+    """Each layer has an optimizer of its own, as a GAN's players have."""
+
+    def __init__(self, second):
+        super().__init__()
+        self.first, self.last = keras.layers.Dense(8), keras.layers.Dense(1, dtype="float32")
+        self.first.build((None, 6))
+        self.last.build((None, 8))
+        self.second = second
+        self.second.build(self.first.trainable_variables)
+
+    def call(self, x):
+        return self.last(self.first(x))
+
+    def multi_gradient_step(self, x, y, sample_weight):
+        def loss_function():
+            return self.compute_loss(x, y, self(x, training=True), sample_weight)
+
+        for layer, optimizer in ((self.first, self.second), (self.last, self.optimizer)):
+            variables = layer.trainable_variables
+            loss, gradients = self.value_and_grad(loss_function, variables, optimizer=optimizer)
+            self.apply_gradients(gradients, variables, optimizer=optimizer)
+        return {"loss": loss}
+
+
+@float16
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_second_optimizer_never_gets_a_non_finite_gradient(policy, scaled):
+    second = keras.optimizers.Adam(0.01)
+    model = TwoOptimizers(keras.optimizers.LossScaleOptimizer(second) if scaled else second)
+    model.compile(keras.optimizers.Adam(0.01), loss="mse")
+    history = fit(model, x=X * 5, y=Y * 5, epochs=20)
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+    assert history["loss"][-1] < history["loss"][0]
+    before = model.first.get_weights()
+    fit(model, x=np.full_like(X, np.inf))
+    for a, b in zip(before, model.first.get_weights()):
+        np.testing.assert_array_equal(a, b)

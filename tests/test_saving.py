@@ -170,3 +170,24 @@ def test_the_functional_mixin_works_as_keras_does():
     model.compile(kc.optimizers.Heun(0.05), loss="mse")
     assert fit(model)["gradient_evaluations"] == [6, 12]
     assert isinstance(model, kc.MultiGradientMixin)
+
+
+class OwnCompile(keras.Sequential):
+    def compile(self, optimizer, gamma=1.0):
+        super().compile(optimizer, loss="mse")
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class OverOwnCompile(kc.MultiGradientMixin, OwnCompile):
+    pass
+
+
+def test_a_class_with_a_compile_of_its_own_loads_with_keras_advice(tmp_path):
+    model = OverOwnCompile([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile(kc.optimizers.Heun(0.05), gamma=2.0)
+    fit(model)
+    model.save(tmp_path / "model.keras")
+    with pytest.warns(UserWarning, match="`compile\\(\\)` method is custom"):
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for a, b in zip(model.get_weights(), loaded.get_weights()):
+        np.testing.assert_array_equal(a, b)

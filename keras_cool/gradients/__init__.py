@@ -1,6 +1,7 @@
 """`value_and_grad`: value and gradients of a function of a list of tensors, on any backend."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from importlib import import_module
 from typing import Any
 
@@ -57,15 +58,28 @@ def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
         Griewank and Walther, 2008, "Evaluating Derivatives", 2nd edition, chapter 3 (the reverse
         mode).
     """
+    return _evaluation(function, has_aux, variables=())
 
+
+def value_and_grad_at(function: Callable, variables: list) -> Callable:
+    """Makes a function of a point, a list of tensors, that evaluates `function` there.
+
+    It is `value_and_grad(..., has_aux=True)` of a function without arguments that reads
+    `variables`, with the values of the point in their place. No variable changes by it.
+    """
+    return _evaluation(lambda point: function(), has_aux=True, variables=variables)
+
+
+def _evaluation(function: Callable, has_aux: bool, variables: Sequence) -> Callable:
     def evaluate(tensors: list) -> tuple[Any, list]:
         assigned = []
 
-        def objective(tensors: list) -> tuple[Any, Any]:
+        def objective(tensors: list, scopes: ExitStack) -> tuple[Any, Any]:
             # What is assigned inside has to come out as an output, or a JAX tracer leaks.
-            with OverlayScope() as scope:
-                result = function(tensors)
-                value, aux = _split(result) if has_aux else (result, None)
+            mapping = zip(variables, tensors, strict=True) if variables else ()
+            scope = scopes.enter_context(OverlayScope(mapping))
+            result = function(tensors)
+            value, aux = _split(result) if has_aux else (result, None)
             assigned[:] = [variable for variable, _ in scope.updates]
             return _checked_scalar(value), (aux, [new for _, new in scope.updates])
 
@@ -121,4 +135,4 @@ def _describe(value: Any) -> str:
     return f"{value!r} of type {type(value).__name__}"
 
 
-__all__ = ["value_and_grad"]
+__all__ = ["densify", "value_and_grad", "value_and_grad_at"]

@@ -1,5 +1,6 @@
 """`value_and_grad` on JAX: `jax.value_and_grad`, with `None` where there is no dependence."""
 
+from contextlib import ExitStack
 from functools import partial
 
 import jax
@@ -7,11 +8,12 @@ import jax.numpy as jnp
 
 
 def value_and_grad(objective, tensors):
-    """Gives `(value, aux, gradients)` of `objective(tensors) -> (value, aux)`."""
+    """Gives `(value, aux, gradients)` of `objective(tensors, scopes) -> (value, aux)`."""
     reached = set()
 
     def watched(tensors):
-        return objective([_watch(reached, i, t) for i, t in enumerate(tensors)])
+        with ExitStack() as scopes:
+            return objective([_watch(reached, i, t) for i, t in enumerate(tensors)], scopes)
 
     (value, aux), gradients = jax.value_and_grad(watched, has_aux=True)(list(tensors))
     return value, aux, [g if i in reached else None for i, g in enumerate(gradients)]

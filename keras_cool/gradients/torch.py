@@ -1,6 +1,7 @@
 """`value_and_grad` on PyTorch: `torch.autograd.grad` on leaves of its own."""
 
 import threading
+from contextlib import ExitStack
 
 import torch
 from keras import tree
@@ -9,13 +10,17 @@ _nesting = threading.local()
 
 
 def value_and_grad(objective, tensors):
-    """Gives `(value, aux, gradients)` of `objective(tensors) -> (value, aux)`."""
+    """Gives `(value, aux, gradients)` of `objective(tensors, scopes) -> (value, aux)`.
+
+    The scopes stay open while the gradients are taken: a rematerialised layer reads its variables
+    once more then.
+    """
     nested = getattr(_nesting, "depth", 0) > 0
     _nesting.depth = getattr(_nesting, "depth", 0) + 1
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), ExitStack() as scopes:
             leaves = [_leaf(t, nested) for t in tensors]
-            value, aux = objective(leaves)
+            value, aux = objective(leaves, scopes)
             gradients = _gradients(value, leaves, nested)
     finally:
         _nesting.depth -= 1

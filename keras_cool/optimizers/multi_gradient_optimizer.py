@@ -7,7 +7,21 @@ from numbers import Real
 import keras
 from keras import ops
 
+from keras_cool.keras_private import learning_rate_variable
 from keras_cool.optimizers.saved_seeds import SavedSeeds
+
+
+def _inner_setting(name, description):
+    """Makes a property that reads and writes through to the inner optimizer."""
+
+    def read(self):
+        return getattr(self.inner_optimizer, name)
+
+    def write(self, value):
+        if hasattr(self, "inner_optimizer"):  # the base class' `__init__` sets its own, unused
+            setattr(self.inner_optimizer, name, value)
+
+    return property(read, write, doc=description)
 
 
 class MultiGradientOptimizer(keras.optimizers.Optimizer):
@@ -16,7 +30,7 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer):
     Such a method is a gradient estimator: it asks for gradients at points of its choice and returns
     one estimate, with which an ordinary Keras optimizer takes the step. Clipping, weight decay,
     moving averages of the weights and constraints are that optimizer's and act on the estimate;
-    `learning_rate`, `iterations` and `weight_decay` read and write through to it.
+    `learning_rate`, `iterations`, `weight_decay` and the clipping read and write through to it.
 
     A subclass writes `estimate_gradient` and nothing else. A method with a state of its own makes
     its variables in `build` and assigns to them with `variable.assign` in `estimate_gradient`.
@@ -73,6 +87,9 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer):
         Returns:
             List of tensors shaped like `point`. It must be non-finite where an evaluation that it
             rests on was.
+
+        An `evaluate` inside a loop or a branch of `keras.ops` is counted once in
+        `gradient_evaluations`, however often it runs.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must implement `estimate_gradient(self, evaluate, point)`: it "
@@ -199,15 +216,21 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer):
         """The number of steps that the inner optimizer has taken."""
         return self.inner_optimizer.iterations
 
-    @property
-    def weight_decay(self):
-        """The inner optimizer's weight decay."""
-        return self.inner_optimizer.weight_decay
+    weight_decay = _inner_setting("weight_decay", "The inner optimizer's weight decay.")
+    clipnorm = _inner_setting("clipnorm", "The inner optimizer's bound on each gradient's norm.")
+    clipvalue = _inner_setting("clipvalue", "The inner optimizer's bound on gradient values.")
+    global_clipnorm = _inner_setting(
+        "global_clipnorm", "The inner optimizer's bound on the norm of all gradients."
+    )
 
-    @weight_decay.setter
-    def weight_decay(self, weight_decay):
-        if hasattr(self, "inner_optimizer"):  # the base class sets its own, unused
-            self.inner_optimizer.weight_decay = weight_decay
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        """Excludes variables from the inner optimizer's weight decay.
+
+        Args:
+            var_list: List of `keras.Variable`s, or `None`.
+            var_names: List of strings, or `None`: variables whose names hold one of them.
+        """
+        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
 
     def scale_loss(self, loss):
         """Scales a loss as the inner optimizer does."""
@@ -253,8 +276,9 @@ def _interpret(optimizer, method):
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         raise ValueError(
             f"LossScaleOptimizer goes around {method}, not into it: every gradient has to be "
-            f"unscaled before {method} combines it. Write `LossScaleOptimizer({method}(...))`, or "
-            f"leave it to `compile`, which adds it under the dtype policy mixed_float16."
+            f"unscaled before {method} combines it. Give {method} the optimizer inside it, "
+            f"`{method}(optimizer.inner_optimizer)`. Under the dtype policy mixed_float16 "
+            f"`compile` and `inject` make `LossScaleOptimizer({method}(...))` of it themselves."
         )
     if isinstance(optimizer, MultiGradientOptimizer):
         raise ValueError(
@@ -262,24 +286,29 @@ def _interpret(optimizer, method):
             "itself. Give it an ordinary Keras optimizer, for example "
             f"{method}({optimizer.inner_optimizer.name!r})."
         )
-    if isinstance(getattr(optimizer, "_learning_rate", None), keras.Variable):
-        _checked_rate(float(optimizer.learning_rate), method)
+    rate = learning_rate_variable(optimizer)
+    if rate is not None:
+        _checked_rate(float(ops.convert_to_numpy(rate)), method)
     return optimizer
 
 
 def _named(name, method):
+    known = {
+        key.lower(): value
+        for key, value in vars(keras.optimizers).items()
+        if isinstance(value, type)
+        and issubclass(value, keras.optimizers.Optimizer)
+        and key not in ("Optimizer", "LossScaleOptimizer", "MultiOptimizer")  # need arguments
+    }
+    if name.lower() in known:
+        return known[name.lower()]()
     try:
-        return keras.optimizers.get(name)
+        return keras.optimizers.get(name)  # a registered class of the user's
     except (ValueError, TypeError) as error:
-        known = sorted(
-            key
-            for key, value in vars(keras.optimizers).items()
-            if isinstance(value, type) and issubclass(value, keras.optimizers.Optimizer)
-        )
         raise ValueError(
             f"{method} was given {name!r}, which is not the name of a Keras optimizer. "
-            f"The names are: {', '.join(known)}. For plain gradient descent give the learning "
-            f"rate: {method}(0.1)."
+            f"The names are: {', '.join(sorted(known))}. For plain gradient descent give the "
+            f"learning rate: {method}(0.1)."
         ) from error
 
 

@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_cool.gradients import densify, value_and_grad
+from keras_cool.gradients import densify, value_and_grad_at
 from keras_cool.keras_private import OverlayScope
 from keras_cool.training.backend import SameRandomNumbers, sum_over_replicas
 
@@ -12,8 +12,8 @@ class Evaluation:
 
     The loss is computed in a scope that maps the variables to the point, so no variable changes.
     Every evaluation starts from the same state (seeds, layer state, metrics). What the first one
-    assigns to it is kept in `updates`, for the caller to assign once the step is decided; what the
-    later ones assign is dropped.
+    assigns to it is kept in `updates`, pairs of variables and values, for the caller to assign once
+    the step is decided; what the later ones assign is dropped.
 
     Args:
         loss_function: A function without arguments that returns `(loss, aux)`: the loss to
@@ -47,28 +47,19 @@ class Evaluation:
     def raw(self, point):
         """Gives `(loss, gradients)` of this replica, as the backend made them, `None` included."""
 
-        def objective(values):
-            mapping = list(zip(self.variables, values, strict=True))
-            with OverlayScope(mapping) as scope:
-                loss, aux = self._loss_function()
-                scaled = self._scale_loss(loss)
-            for variable, value in scope.updates:
-                variable.assign(value)
-            return scaled, (loss, aux)
+        def objective():
+            loss, aux = self._loss_function()
+            return self._scale_loss(loss), (loss, aux)
 
+        evaluate = value_and_grad_at(objective, self.variables)
         with self._random_numbers, OverlayScope() as scope:
-            (_, (loss, aux)), gradients = value_and_grad(objective, has_aux=True)(point)
+            (_, (loss, aux)), gradients = evaluate(point)
         gradients = unscale(gradients, self._scale_loss)
         if self.count == 0:
             self.loss, self.aux, self.updates = loss, aux, scope.updates
         self.count += 1
         self.missing = [m and g is None for m, g in zip(self.missing, gradients, strict=True)]
         return loss, gradients
-
-    def keep_updates(self):
-        """Assigns what the first evaluation changed: seeds, layer state, metrics."""
-        for variable, value in self.updates:
-            variable.assign(value)
 
 
 def unscale(gradients, scale_loss):

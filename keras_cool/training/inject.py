@@ -63,8 +63,19 @@ def _with_mixin(cls):
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
         "__class__": property(lambda self: cls),
+        "__reduce__": lambda self: _reduce(self, cls),
     }
     return type(cls)(cls.__name__, (MultiGradientMixin, cls), namespace)
+
+
+def _reduce(model, cls):
+    """Copies and pickles a model by way of the class it was."""
+    rebuild, arguments = cls.__reduce__(model)
+    return _rebuild_injected, (getattr(cls, rebuild.__name__), arguments)
+
+
+def _rebuild_injected(rebuild, arguments):
+    return inject(rebuild(*arguments))
 
 
 def _scaled_as_compile_does(model, optimizer):

@@ -36,12 +36,13 @@ class BackendStep:
 
     def _keeping_state(self, train_function):
         def keeping_state(state, iterator):
+            groups = self._state_variables()  # before a step that fails adds to them
             try:
                 return train_function(state, iterator)
             except StopIteration:
                 raise
             except BaseException:
-                for variables, values in zip(self._state_variables(), state, strict=True):
+                for variables, values in zip(groups, state, strict=True):
                     for variable, value in zip(variables, values, strict=True):
                         if not value.is_deleted():
                             variable.assign(value)

@@ -43,6 +43,17 @@ class MultiGradientMixin(backend.BackendStep):
     ['gradient_evaluations', 'loss', 'skipped_steps']
     """
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if Trainer in cls.__mro__ and cls.__mro__.index(Trainer) < cls.__mro__.index(
+            MultiGradientMixin
+        ):
+            raise TypeError(
+                f"In the bases of {cls.__name__} the mixin has to come first, or Keras' own "
+                f"training step hides its: class {cls.__name__}(keras_cool.MultiGradientMixin, "
+                "keras.Model)."
+            )
+
     def multi_gradient_step(self, x, y, sample_weight):
         """Takes one training step on one batch. Override it to write a step of your own.
 
@@ -93,7 +104,7 @@ class MultiGradientMixin(backend.BackendStep):
         logs = self.compute_metrics(x, y, evaluation.aux, sample_weight=sample_weight)
         return logs if method is None else {**logs, **method.step_logs()}
 
-    def value_and_grad(self, loss_function, variables, has_aux=False):
+    def value_and_grad(self, loss_function, variables, has_aux=False, optimizer=None):
         """Gives a loss and its gradients at the present state.
 
         What the loss function assigns is kept: seeds advance, layer state and metrics are updated,
@@ -105,6 +116,8 @@ class MultiGradientMixin(backend.BackendStep):
                 nest of tensors. What it computes leaves it only through what it returns.
             variables: List of the `keras.Variable`s to differentiate by.
             has_aux: Whether `loss_function` returns such a pair. Defaults to `False`.
+            optimizer: The Keras optimizer that the gradients are for: its loss scale is the one
+                they are computed with under `mixed_float16`. Defaults to the model's own.
 
         Returns:
             `(loss, gradients)`, or `((loss, aux), gradients)` with `has_aux=True`. `gradients` has
@@ -117,11 +130,11 @@ class MultiGradientMixin(backend.BackendStep):
         Raises:
             ValueError: If the loss is not a scalar, or `has_aux=True` and there is no pair.
         """
-        optimizer = getattr(self, "optimizer", None)
+        optimizer = optimizer or getattr(self, "optimizer", None)
         scale_loss = optimizer.scale_loss if optimizer else _identity
         evaluation = Evaluation(_with_aux(loss_function, has_aux), variables, scale_loss)
         loss, gradients = evaluation.raw([v.value for v in variables])
-        evaluation.keep_updates()
+        _assign(evaluation.updates)
         return ((loss, evaluation.aux) if has_aux else loss), gradients
 
     def apply_gradients(self, gradients, variables, optimizer=None):
@@ -135,10 +148,21 @@ class MultiGradientMixin(backend.BackendStep):
             gradients: List of tensors or `None`, one for each variable and of its shape.
             variables: List of the `keras.Variable`s to update.
             optimizer: A Keras optimizer. Defaults to the model's own, from `compile`. Another one
-                must be an attribute of the model, and built on its variables before `fit`.
+                must be an attribute of the model, and built on its variables before `fit`. Under
+                `mixed_float16` put `keras.optimizers.LossScaleOptimizer` around it, and name it in
+                `self.value_and_grad` too; without one, gradients that are not finite are dropped.
         """
         optimizer = self.optimizer if optimizer is None else optimizer
-        backend.apply(optimizer, rescale(gradients, optimizer.scale_loss), variables)
+        gradients = rescale(gradients, optimizer.scale_loss)
+
+        def update(gradients):
+            backend.apply(optimizer, gradients, variables)
+
+        scaled = keras.optimizers.LossScaleOptimizer
+        if isinstance(self.optimizer, scaled) and not isinstance(optimizer, scaled):
+            backend.apply_if(all_finite(g for g in gradients if g is not None), update, gradients)
+        else:
+            update(gradients)
 
     def compile(self, *args, **kwargs):
         """Configures the model for training: `keras.Model.compile`."""
@@ -147,8 +171,10 @@ class MultiGradientMixin(backend.BackendStep):
 
     def compile_from_config(self, config):
         """Compiles the model as a saved file says; Keras calls it while it loads one."""
-        if type(self).compile is not MultiGradientMixin.compile:
-            return super().compile_from_config(config)  # has Keras' advice for such classes
+        own = type(self).compile is MultiGradientMixin.compile
+        if not own or super().compile.__func__ is not keras.Model.compile:
+            super().compile_from_config(config)  # with Keras' advice for a `compile` of one's own
+            return
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built:
             self.optimizer.build(self.trainable_variables)
@@ -197,7 +223,7 @@ class MultiGradientMixin(backend.BackendStep):
         variables = self.trainable_variables
         evaluation = Evaluation(loss_function, variables, self.optimizer.scale_loss)
         _, gradients = evaluation.raw([v.value for v in variables])
-        evaluation.keep_updates()
+        _assign(evaluation.updates)
         if variables:
             self.apply_gradients(gradients, variables)
         return evaluation
@@ -205,10 +231,9 @@ class MultiGradientMixin(backend.BackendStep):
     def _take_estimated_step(self, method, loss_function):
         variables = self.trainable_variables
         evaluation = Evaluation(loss_function, variables, self.optimizer.scale_loss)
-        with OverlayScope() as scope:  # what the method assigns holds only if the step is taken
+        with OverlayScope() as scope:
             estimate = method.estimate_gradient(evaluation, [v.value for v in variables])
             estimate = [e.value if isinstance(e, keras.Variable) else e for e in estimate]
-        evaluation.keep_updates()
         finite = all_finite(estimate)
         replicas = backend.number_of_replicas()  # whose gradients `apply` is going to add up
         gradients = [
@@ -216,19 +241,26 @@ class MultiGradientMixin(backend.BackendStep):
             for g, missing in zip(estimate, evaluation.missing, strict=True)
         ]
 
-        state = [variable for variable, _ in scope.updates]
+        # Seeds and metrics go on in any case; weights of layers (moving statistics), the state of
+        # the method and the step itself hold only if the estimate is finite.
+        weights = {id(v) for v in self.weights}
+        _assign((v, value) for v, value in evaluation.updates if id(v) not in weights)
+        held = [(v, value) for v, value in evaluation.updates if id(v) in weights] + scope.updates
+        held_variables, held_values = [v for v, _ in held], [value for _, value in held]
+        skips_itself = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
 
-        def update(values, gradients):
-            for variable, value in zip(state, values, strict=True):
-                variable.assign(value)
+        def apply(gradients):
             with method.accepting_estimates():
                 self.apply_gradients(gradients, variables)
 
-        values = [value for _, value in scope.updates]
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            update(values, gradients)  # it skips a non-finite step itself, and lowers its scale
-        else:
-            backend.apply_if(finite, update, values, gradients)
+        def update(values, gradients):
+            _assign(zip(held_variables, values, strict=True))
+            if not skips_itself:
+                apply(gradients)
+
+        backend.apply_if(finite, update, held_values, gradients)
+        if skips_itself:
+            apply(gradients)  # it looks for itself, and lowers its scale
         method.count(evaluation.count, finite)
         return evaluation
 
@@ -238,6 +270,11 @@ def _multi_gradient_method(optimizer):
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         optimizer = optimizer.inner_optimizer
     return optimizer if hasattr(optimizer, "estimate_gradient") else None
+
+
+def _assign(updates):
+    for variable, value in updates:
+        variable.assign(value)
 
 
 def _with_aux(loss_function, has_aux):

@@ -4,6 +4,8 @@ import contextlib
 
 import tensorflow as tf
 
+from keras_cool.keras_private import distribution_strategy, symbolic_build
+
 
 class BackendStep:
     """Runs the common step as `train_step`."""
@@ -15,8 +17,8 @@ class BackendStep:
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Keras defers building to the first trace; inside an evaluation no variable can be made.
-        if self._distribute_strategy is None and not self.takes_plain_step():
-            self._symbolic_build(iterator=iterator, data_batch=data_batch)
+        if distribution_strategy(self) is None and not self.takes_plain_step():
+            symbolic_build(self, iterator, data_batch)
         else:
             super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
 

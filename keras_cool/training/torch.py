@@ -3,6 +3,8 @@
 import keras
 import torch
 
+from keras_cool.keras_private import all_layers
+
 
 class BackendStep:
     """Runs the common step as `train_step`."""
@@ -17,8 +19,8 @@ class BackendStep:
         """Makes the training function, for layers that can be evaluated at a point."""
         wrapped = [
             layer.name
-            for layer in self._flatten_layers()
-            if isinstance(layer, keras.layers.TorchModuleWrapper)
+            for layer in all_layers(self)
+            if isinstance(layer, keras.layers.TorchModuleWrapper) and layer.trainable_variables
         ]
         if wrapped and not self.takes_plain_step():
             raise ValueError(
