@@ -1,7 +1,6 @@
 """`value_and_grad`: value and gradients of a function of a list of tensors, on any backend."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from importlib import import_module
 from typing import Any
 
@@ -74,17 +73,20 @@ def _evaluation(function: Callable, has_aux: bool, variables: Sequence) -> Calla
     def evaluate(tensors: list) -> tuple[Any, list]:
         assigned = []
 
-        def objective(tensors: list, scopes: ExitStack) -> tuple[Any, Any]:
+        def scope_at(tensors: list) -> OverlayScope:
+            return OverlayScope(zip(variables, tensors, strict=True) if variables else ())
+
+        def objective(tensors: list, scope: OverlayScope) -> tuple[Any, Any]:
             # What is assigned inside has to come out as an output, or a JAX tracer leaks.
-            mapping = zip(variables, tensors, strict=True) if variables else ()
-            scope = scopes.enter_context(OverlayScope(mapping))
             result = function(tensors)
             value, aux = _split(result) if has_aux else (result, None)
             assigned[:] = [variable for variable, _ in scope.updates]
             return _checked_scalar(value), (aux, [new for _, new in scope.updates])
 
         tensors = [_checked_input(t) for t in tensors]
-        value, (aux, new), gradients = backend_gradients.value_and_grad(objective, tensors)
+        value, (aux, new), gradients = backend_gradients.value_and_grad(
+            objective, scope_at, tensors
+        )
         for variable, new_value in zip(assigned, new, strict=True):
             variable.assign(new_value)
         return ((value, aux) if has_aux else value), gradients

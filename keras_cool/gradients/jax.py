@@ -1,19 +1,20 @@
 """`value_and_grad` on JAX: `jax.value_and_grad`, with `None` where there is no dependence."""
 
-from contextlib import ExitStack
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 
-def value_and_grad(objective, tensors):
-    """Gives `(value, aux, gradients)` of `objective(tensors, scopes) -> (value, aux)`."""
+def value_and_grad(objective, scope_at, tensors):
+    """Gives `(value, aux, gradients)` of `objective(tensors, scope) -> (value, aux)`, where the
+    scope is `scope_at(tensors)`."""
     reached = set()
 
     def watched(tensors):
-        with ExitStack() as scopes:
-            return objective([_watch(reached, i, t) for i, t in enumerate(tensors)], scopes)
+        tensors = [_watch(reached, i, t) for i, t in enumerate(tensors)]
+        with scope_at(tensors) as scope:
+            return objective(tensors, scope)
 
     (value, aux), gradients = jax.value_and_grad(watched, has_aux=True)(list(tensors))
     return value, aux, [g if i in reached else None for i, g in enumerate(gradients)]

@@ -1,7 +1,6 @@
 """`value_and_grad` on PyTorch: `torch.autograd.grad` on leaves of its own."""
 
 import threading
-from contextlib import ExitStack
 
 import torch
 from keras import tree
@@ -9,19 +8,20 @@ from keras import tree
 _nesting = threading.local()
 
 
-def value_and_grad(objective, tensors):
-    """Gives `(value, aux, gradients)` of `objective(tensors, scopes) -> (value, aux)`.
+def value_and_grad(objective, scope_at, tensors):
+    """Gives `(value, aux, gradients)` of `objective(tensors, scope) -> (value, aux)`.
 
-    The scopes stay open while the gradients are taken: a rematerialised layer reads its variables
-    once more then.
+    The scope, from `scope_at(tensors)`, stays open while the gradients are taken: a rematerialised
+    layer reads its variables once more then.
     """
     nested = getattr(_nesting, "depth", 0) > 0
     _nesting.depth = getattr(_nesting, "depth", 0) + 1
     try:
-        with torch.enable_grad(), ExitStack() as scopes:
+        with torch.enable_grad():
             leaves = [_leaf(t, nested) for t in tensors]
-            value, aux = objective(leaves, scopes)
-            gradients = _gradients(value, leaves, nested)
+            with scope_at(leaves) as scope:
+                value, aux = objective(leaves, scope)
+                gradients = _gradients(value, leaves, nested)
     finally:
         _nesting.depth -= 1
     if not nested:
