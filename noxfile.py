@@ -4,6 +4,7 @@ Every session makes an environment of its own with pip, at the versions of const
 `nox -l` lists them. The session `gpu` alone uses the Python that is there.
 """
 
+import os
 import re
 import shutil
 import sys
@@ -19,6 +20,9 @@ nox.options.sessions = ["lint", "tests"]
 ROOT = Path(__file__).parent
 CONSTRAINTS = ROOT / "constraints.txt"
 BACKENDS = {"jax": "jax", "tensorflow": "tensorflow-cpu", "torch": "torch"}
+# The tests are spread over the processors; threads of PyTorch's would get in each other's way.
+WORKERS = ["-n", "auto", "--maxprocesses", "4"]
+ONE_THREAD_A_WORKER = {"OMP_NUM_THREADS": "1"}
 
 backends = nox.parametrize("backend", list(BACKENDS), ids=list(BACKENDS))
 
@@ -49,13 +53,15 @@ def keras_trainer_tests(session):
     # They import jax on every backend, and the other two for their data sets.
     install(session, ".", "pytest", "pytest-xdist", "grain", *BACKENDS.values())
     chosen, arguments = chosen_backends(session)
+    if "CI" in os.environ:
+        arguments.append("--stock-if-needed")
     for backend in chosen:
         session.run(
             "python",
             "tests/keras_trainer/compare.py",
-            *workers(),
+            *WORKERS,
             *arguments,
-            env=environment(session, backend),
+            env=environment(session, backend) | ONE_THREAD_A_WORKER,
         )
 
 
@@ -99,7 +105,11 @@ def lint(session):
 def docs(session):
     """The documentation, into site/; `nox -s docs -- serve` shows it while it is written."""
     install(session, "mkdocs-material", "mkdocstrings[python]", "ruff")
-    session.run("mkdocs", *(session.posargs or ["build", "--strict"]))
+    session.run(
+        "mkdocs",
+        *(session.posargs or ["build", "--strict"]),
+        env={"NO_MKDOCS_2_WARNING": "1"},  # of a version to come, which would need another theme
+    )
 
 
 @nox.session
@@ -161,16 +171,11 @@ def run_pytest(session, backend):
     # A selection such as `-k mirrored` may leave nothing on one backend (pytest's exit code 5).
     session.run(
         "pytest",
-        *workers(),
+        *WORKERS,
         *session.posargs,
-        env=environment(session, backend),
+        env=environment(session, backend) | ONE_THREAD_A_WORKER,
         success_codes=[0, 5] if session.posargs else [0],
     )
-
-
-def workers():
-    """Options that spread the tests over the processors."""
-    return ["-n", "auto", "--maxprocesses", "4"]
 
 
 def oldest_keras():

@@ -48,4 +48,7 @@ class Heun(MultiGradientOptimizer):
     def estimate_gradient(self, evaluate, point):
         _, first = evaluate(point)
         _, second = evaluate(self.trial_point(point, first))
-        return [(a + b) / 2 for a, b in zip(first, second, strict=True)]
+        estimate = [a + b for a, b in zip(first, second, strict=True)]
+        for i in range(len(estimate)):
+            estimate[i] /= 2  # on PyTorch in place
+        return estimate

@@ -106,8 +106,11 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer):
         Returns:
             List of tensors, `p - learning_rate * g` for each pair.
         """
-        rate = ops.convert_to_tensor(self.learning_rate)
-        return [p - ops.cast(rate, p.dtype) * g for p, g in zip(point, gradients, strict=True)]
+        rate = -ops.convert_to_tensor(self.learning_rate)
+        trial = [ops.cast(rate, g.dtype) * g for g in gradients]
+        for i, p in enumerate(point):
+            trial[i] += p  # on PyTorch in place, which saves a pass over the memory
+        return trial
 
     def step_logs(self):
         """What a step adds to the logs: a dictionary of names and scalar tensors."""

@@ -8,6 +8,7 @@ _backend = import_module(f"keras_cool.training.{keras.backend.backend()}")
 
 BackendStep = _backend.BackendStep
 SameRandomNumbers = _backend.SameRandomNumbers
+all_finite = _backend.all_finite
 apply = _backend.apply
 apply_if = _backend.apply_if
 number_of_replicas = _backend.number_of_replicas
@@ -16,6 +17,7 @@ sum_over_replicas = _backend.sum_over_replicas
 __all__ = [
     "BackendStep",
     "SameRandomNumbers",
+    "all_finite",
     "apply",
     "apply_if",
     "number_of_replicas",

@@ -78,8 +78,3 @@ def _scaled(gradients, scale_loss, operation):
     if scale is one:
         return gradients
     return [None if g is None else operation(g, ops.cast(scale, g.dtype)) for g in gradients]
-
-
-def all_finite(tensors):
-    """Whether every entry of every tensor is finite, as a scalar boolean tensor."""
-    return ops.all(ops.stack([ops.all(ops.isfinite(t)) for t in tensors]))

@@ -3,6 +3,7 @@
 import contextlib
 import warnings
 
+import jax
 import jax.numpy as jnp
 import keras
 
@@ -116,14 +117,44 @@ def _apply_stateless(optimizer, gradients, variables):
 
 
 def apply_if(condition, update, *values):
-    """Runs `update(*values)`, and keeps what it assigned if the scalar `condition` is true.
+    """Runs `update(*values)` if the scalar `condition` is true.
 
-    A select fuses with the update; a `cond` would copy the state through.
+    It is one `cond` over what the update assigns. A select of every value would fuse with it, and
+    yet cost more: XLA then holds old and new state at once.
     """
-    with OverlayScope() as scope:
-        update(*values)
-    for variable, value in scope.updates:
-        variable.assign(jnp.where(condition, value, variable.value))
+    variables = _assigned_by(update, values)
+
+    def taken(state, values):
+        with OverlayScope(zip(variables, state, strict=True)) as scope:
+            update(*values)
+        return [scope.get_current_value(v) for v in variables]
+
+    def skipped(state, values):
+        return state
+
+    state = jax.lax.cond(condition, taken, skipped, [v.value for v in variables], values)
+    for variable, value in zip(variables, state, strict=True):
+        variable.assign(value)
+
+
+def _assigned_by(update, values):
+    """The variables that `update(*values)` assigns, found without computing it."""
+    variables = []
+
+    def trace(values):
+        with OverlayScope() as scope:
+            update(*values)
+        variables[:] = [variable for variable, _ in scope.updates]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the update itself is going to give them
+        jax.eval_shape(trace, values)
+    return variables
+
+
+def all_finite(tensors):
+    """Whether every entry of every tensor is finite, as a scalar boolean tensor."""
+    return jnp.stack([jnp.all(jnp.isfinite(t)) for t in tensors]).all()
 
 
 def number_of_replicas():

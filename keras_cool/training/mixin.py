@@ -14,7 +14,7 @@ from keras_cool.keras_private import (
     unscaled_for_replicas,
 )
 from keras_cool.training import backend
-from keras_cool.training.evaluation import Evaluation, all_finite, rescale
+from keras_cool.training.evaluation import Evaluation, rescale
 
 
 class MultiGradientMixin(backend.BackendStep):
@@ -160,7 +160,8 @@ class MultiGradientMixin(backend.BackendStep):
 
         scaled = keras.optimizers.LossScaleOptimizer
         if isinstance(self.optimizer, scaled) and not isinstance(optimizer, scaled):
-            backend.apply_if(all_finite(g for g in gradients if g is not None), update, gradients)
+            finite = backend.all_finite([g for g in gradients if g is not None])
+            backend.apply_if(finite, update, gradients)
         else:
             update(gradients)
 
@@ -234,11 +235,12 @@ class MultiGradientMixin(backend.BackendStep):
         with OverlayScope() as scope:
             estimate = method.estimate_gradient(evaluation, [v.value for v in variables])
             estimate = [e.value if isinstance(e, keras.Variable) else e for e in estimate]
-        finite = all_finite(estimate)
-        replicas = backend.number_of_replicas()  # whose gradients `apply` is going to add up
+        finite = backend.all_finite(estimate)
+        replicas = backend.number_of_replicas()
+        if replicas > 1:  # whose gradients `apply` is going to add up
+            estimate = [g / replicas for g in estimate]
         gradients = [
-            None if missing else g / replicas
-            for g, missing in zip(estimate, evaluation.missing, strict=True)
+            None if missing else g for g, missing in zip(estimate, evaluation.missing, strict=True)
         ]
 
         # Seeds and metrics go on in any case; weights of layers (moving statistics), the state of

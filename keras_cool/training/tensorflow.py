@@ -54,6 +54,11 @@ def _then(update, *values):
     return True
 
 
+def all_finite(tensors):
+    """Whether every entry of every tensor is finite, as a scalar boolean tensor."""
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(t)) for t in tensors])
+
+
 def number_of_replicas():
     """The number of replicas that compute parts of one batch."""
     return tf.distribute.get_strategy().num_replicas_in_sync

@@ -74,6 +74,15 @@ def apply_if(condition, update, *values):
         update(*values)
 
 
+def all_finite(tensors):
+    """Whether every entry of every tensor is finite, as a scalar boolean tensor."""
+    total = torch.stack([t.sum().float() for t in tensors]).sum()
+    if torch.isfinite(total):  # one pass over the memory, where a look at each entry takes four
+        return torch.isfinite(total)
+    # Something is not finite, or the sum of finite entries has overflowed.
+    return torch.stack([torch.isfinite(t).all() for t in tensors]).all()
+
+
 def number_of_replicas():
     """One: `fit` on PyTorch runs one process's share of the data."""
     return 1
