@@ -4,6 +4,7 @@ Run it as `KERAS_BACKEND=jax python benchmarks/step_cost.py`; `--output FILE` al
 """
 
 import argparse
+import os
 import pathlib
 
 import keras
@@ -86,6 +87,14 @@ def measure(net, batch_size, steps, rounds):
         )
 
 
+def settings():
+    """The environment variables that matter, as they stand before a command."""
+    names = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")  # glibc's; see results/README.md
+    given = {"KERAS_BACKEND": keras.backend.backend()}
+    given |= {name: os.environ[name] for name in names if name in os.environ}
+    return "".join(f"{name}={value} " for name, value in given.items())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch-size", type=int, default=16)
@@ -98,7 +107,7 @@ def main():
     lines = [
         f"{machine()}",
         "",
-        f"`KERAS_BACKEND={keras.backend.backend()} python benchmarks/step_cost.py {options}`",
+        f"`{settings()}python benchmarks/step_cost.py {options}`",
         "",
         "| net | step | against | ms | ratio | quartiles | to reach |",
         "| --- | --- | --- | --- | --- | --- | --- |",

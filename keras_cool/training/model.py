@@ -46,8 +46,9 @@ class Model(MultiGradientMixin, keras.Model):
 class Functional(Model, KerasFunctional):
     """What `keras_cool.Model(inputs, outputs)` makes."""
 
-    def __init__(self, inputs, outputs, name=None, **kwargs):
-        KerasFunctional.__init__(self, inputs, outputs, name=name, **kwargs)
+    # The signature by which every Keras, old or new, knows that it may save the layers.
+    def __init__(self, *args, **kwargs):
+        KerasFunctional.__init__(self, *args, **kwargs)
 
 
 def _make_functional(cls):
