@@ -36,8 +36,11 @@ class BackendStep:
             self.train_function = self._keeping_state(self.train_function)
 
     def _keeping_state(self, train_function):
+        groups = []
+
         def keeping_state(state, iterator):
-            groups = self._state_variables()  # before a step that fails adds to them
+            if not groups:  # once, before a step that fails can add to them
+                groups.extend(self._state_variables())
             try:
                 return train_function(state, iterator)
             except StopIteration:
