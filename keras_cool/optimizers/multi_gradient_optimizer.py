@@ -1,13 +1,11 @@
 """`MultiGradientOptimizer`: base of the methods that need gradients at several points."""
 
 import contextlib
-import math
-from numbers import Real
 
 import keras
 from keras import ops
 
-from keras_cool.keras_private import learning_rate_variable
+from keras_cool.optimizers.inner_optimizer import interpret
 from keras_cool.optimizers.saved_seeds import SavedSeeds
 
 
@@ -67,7 +65,7 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer):
 
     def __init__(self, optimizer, name=None):
         super().__init__(learning_rate=0.0, name=name)
-        self.inner_optimizer = _interpret(optimizer, type(self).__name__)
+        self.inner_optimizer = interpret(optimizer, type(self).__name__)
         self._accepts_estimates = False
         self._seeds = SavedSeeds()
         self._skipped_steps = self._counter("skipped_steps")
@@ -260,65 +258,3 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer):
         return self.add_variable(
             shape=(), dtype="int32", aggregation="only_first_replica", name=name
         )
-
-
-def _interpret(optimizer, method):
-    """Gives the Keras optimizer that the first argument of a method means."""
-    if isinstance(optimizer, keras.optimizers.schedules.LearningRateSchedule):
-        return keras.optimizers.SGD(optimizer)
-    if isinstance(optimizer, Real) and not isinstance(optimizer, bool):
-        return keras.optimizers.SGD(_checked_rate(float(optimizer), method))
-    if isinstance(optimizer, str):
-        return _named(optimizer, method)
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise TypeError(
-            f"{method} takes a learning rate (a float), a LearningRateSchedule, the name of a "
-            f"Keras optimizer, or a Keras optimizer. It was given {optimizer!r}. For example: "
-            f"{method}(0.1), {method}('adam'), {method}(keras.optimizers.SGD(0.1, momentum=0.9))."
-        )
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        raise ValueError(
-            f"LossScaleOptimizer goes around {method}, not into it: every gradient has to be "
-            f"unscaled before {method} combines it. Give {method} the optimizer inside it, "
-            f"`{method}(optimizer.inner_optimizer)`. Under the dtype policy mixed_float16 "
-            f"`compile` and `inject` make `LossScaleOptimizer({method}(...))` of it themselves."
-        )
-    if isinstance(optimizer, MultiGradientOptimizer):
-        raise ValueError(
-            f"{method} was given {type(optimizer).__name__}, which takes several gradients a step "
-            "itself. Give it an ordinary Keras optimizer, for example "
-            f"{method}({optimizer.inner_optimizer.name!r})."
-        )
-    rate = learning_rate_variable(optimizer)
-    if rate is not None:
-        _checked_rate(float(ops.convert_to_numpy(rate)), method)
-    return optimizer
-
-
-def _named(name, method):
-    known = {
-        key.lower(): value
-        for key, value in vars(keras.optimizers).items()
-        if isinstance(value, type)
-        and issubclass(value, keras.optimizers.Optimizer)
-        and key not in ("Optimizer", "LossScaleOptimizer", "MultiOptimizer")  # need arguments
-    }
-    if name.lower() in known:
-        return known[name.lower()]()
-    try:
-        return keras.optimizers.get(name)  # a registered class of the user's
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{method} was given {name!r}, which is not the name of a Keras optimizer. "
-            f"The names are: {', '.join(sorted(known))}. For plain gradient descent give the "
-            f"learning rate: {method}(0.1)."
-        ) from error
-
-
-def _checked_rate(rate, method):
-    if not math.isfinite(rate) or rate < 0:
-        raise ValueError(
-            f"{method} was given the learning rate {rate}. It has to be finite and not negative, "
-            f"for example {method}(0.1)."
-        )
-    return rate
