@@ -1,6 +1,6 @@
 """Training steps for Keras 3 that need more than one gradient, on JAX, TensorFlow and PyTorch."""
 
-from keras_cool import optimizers
+from keras_cool import callbacks, optimizers
 from keras_cool.gradients import value_and_grad
 from keras_cool.training.inject import inject
 from keras_cool.training.mixin import MultiGradientMixin
@@ -11,6 +11,7 @@ __all__ = [
     "Model",
     "MultiGradientMixin",
     "__version__",
+    "callbacks",
     "inject",
     "optimizers",
     "value_and_grad",

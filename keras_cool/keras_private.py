@@ -1,6 +1,11 @@
 """All that is borrowed from Keras' private API; `tests/test_keras_private.py` guards each piece."""
 
+import threading
+
 import keras
+from keras.src.backend.common.stateless_scope import in_stateless_scope
+from keras.src.losses import loss as keras_loss
+from keras.src.losses.loss import apply_mask
 from keras.src.losses.loss import unscale_loss_for_distribution as unscaled_for_replicas
 from keras.src.models.functional import Functional
 from keras.src.models.model import functional_init_arguments
@@ -38,6 +43,50 @@ class OverlayScope(keras.StatelessScope):
         return [
             (v, super(OverlayScope, self).get_current_value(v)) for v in self._assigned.values()
         ]
+
+
+class ReducingLosses:
+    """A context in which each `keras.losses.Loss` reduces its values by a function of one's own.
+
+    It holds for the thread that entered it: replicas of `tf.distribute` are threads, which may
+    enter and leave in any order. Keras' own function is in its place again once all have left.
+
+    Args:
+        reduce: A function `reduce(keras_reduction, values, sample_weight, mask, reduction, dtype)`
+            that returns the loss. `keras_reduction` takes the arguments after it.
+    """
+
+    _keras_reduction = staticmethod(keras_loss.reduce_weighted_values)
+    _local = threading.local()
+    _lock = threading.Lock()
+    _entered = 0
+
+    def __init__(self, reduce):
+        self._reduce = reduce
+
+    def __enter__(self):
+        self._outer = getattr(self._local, "reduce", None)
+        self._local.reduce = self._reduce
+        with self._lock:
+            ReducingLosses._entered += 1
+            keras_loss.reduce_weighted_values = self._reduce_weighted_values
+
+    def __exit__(self, *exception):
+        self._local.reduce = self._outer
+        with self._lock:
+            ReducingLosses._entered -= 1
+            if not ReducingLosses._entered:
+                keras_loss.reduce_weighted_values = self._keras_reduction
+
+    @classmethod
+    def _reduce_weighted_values(
+        cls, values, sample_weight=None, mask=None, reduction="sum_over_batch_size", dtype=None
+    ):
+        arguments = (values, sample_weight, mask, reduction, dtype)
+        reduce = getattr(cls._local, "reduce", None)
+        if reduce is None:
+            return cls._keras_reduction(*arguments)
+        return reduce(cls._keras_reduction, *arguments)
 
 
 def forward(model, x):
@@ -86,6 +135,11 @@ def trainable_variables_of(optimizer):
     return optimizer._trainable_variables
 
 
+def variable_layout(variable):
+    """How `keras.distribution` lays a variable out over the devices, or `None`."""
+    return getattr(variable, "_layout", None)
+
+
 def set_compiled_optimizer(model, optimizer):
     """Puts `optimizer` into a model that is compiled already, and into the config it saves."""
     model.optimizer = optimizer
@@ -95,12 +149,15 @@ def set_compiled_optimizer(model, optimizer):
 __all__ = [
     "Functional",
     "OverlayScope",
+    "ReducingLosses",
     "Trainer",
     "all_layers",
+    "apply_mask",
     "batch_size",
     "distribution_strategy",
     "forward",
     "functional_init_arguments",
+    "in_stateless_scope",
     "learning_rate_variable",
     "loss_tracker",
     "set_compiled_optimizer",
@@ -108,4 +165,5 @@ __all__ = [
     "trainable_variables_of",
     "training_loss",
     "unscaled_for_replicas",
+    "variable_layout",
 ]

@@ -65,11 +65,11 @@ def test_rooms(path):
     for name in imports(path):
         root = name.split(".")[0]
         if root in BACKENDS:
-            assert path.stem == root and room in ("gradients", "training"), name
+            assert path.stem == root and room in ("backend", "gradients", "training"), name
         if name.startswith("keras.src"):
             assert path.name == "keras_private.py", name
-        if room == "gradients":
-            assert not name.startswith(("keras_cool.training", "keras_cool.optimizers")), name
+        if room in ("backend", "gradients") and name.startswith("keras_cool."):
+            assert name.startswith(("keras_cool.keras_private", f"keras_cool.{room}.")), name
         if room == "training":
             assert not name.startswith("keras_cool.optimizers"), name
         if room == "optimizers" and name.startswith("keras_cool.training"):

@@ -1,10 +1,13 @@
 """Gradients of a loss at any point, without moving a variable: `Evaluation`."""
 
+import contextlib
+
 from keras import ops
 
+from keras_cool.backend import SameRandomNumbers, sum_over_replicas
 from keras_cool.gradients import densify, value_and_grad_at
 from keras_cool.keras_private import OverlayScope
-from keras_cool.training.backend import SameRandomNumbers, sum_over_replicas
+from keras_cool.training.whole_batch import WholeBatchLosses
 
 
 class Evaluation:
@@ -16,22 +19,40 @@ class Evaluation:
     the step is decided; what the later ones assign is dropped.
 
     Args:
-        loss_function: A function without arguments that returns `(loss, aux)`: the loss to
+        loss_function: A function of the parts of the batch that returns `(loss, aux)`: the loss to
             differentiate, a scalar, and any nest of tensors.
+        batch: Tuple of nests of tensors, samples first: what `loss_function` is called with.
         variables: List of the `keras.Variable`s to differentiate by.
         scale_loss: The optimizer's `scale_loss`. Gradients are taken of the scaled loss and then
             unscaled.
+        summarise: A function `summarise(*batch, loss, aux)` that updates metrics and returns the
+            logs, or `None`. It is called in the first evaluation.
+        window_share: The batch's share of the samples that an update is made of, where that is made
+            of several batches, or `None`.
     """
 
-    def __init__(self, loss_function, variables, scale_loss):
+    def __init__(
+        self,
+        loss_function,
+        batch,
+        variables,
+        scale_loss,
+        summarise=None,
+        window_share=None,
+    ):
         self.variables = variables
         self.loss = None
         self.aux = None
+        self.logs = None
         self.updates = []
         self.missing = [True] * len(variables)
         self.count = 0
+        self.normaliser = None
         self._loss_function = loss_function
+        self._batch = batch
         self._scale_loss = scale_loss
+        self._summarise = summarise
+        self._window_share = window_share
         self._random_numbers = SameRandomNumbers()
 
     def __call__(self, point):
@@ -46,20 +67,39 @@ class Evaluation:
 
     def raw(self, point):
         """Gives `(loss, gradients)` of this replica, as the backend made them, `None` included."""
-
-        def objective():
-            loss, aux = self._loss_function()
-            return self._scale_loss(loss), (loss, aux)
-
-        evaluate = value_and_grad_at(objective, self.variables)
         with self._random_numbers, OverlayScope() as scope:
-            (_, (loss, aux)), gradients = evaluate(point)
+            loss, aux, logs, gradients = self._compute(point)
         gradients = unscale(gradients, self._scale_loss)
         if self.count == 0:
-            self.loss, self.aux, self.updates = loss, aux, scope.updates
+            self.loss, self.aux, self.logs, self.updates = loss, aux, logs, scope.updates
         self.count += 1
         self.missing = [m and g is None for m, g in zip(self.missing, gradients, strict=True)]
         return loss, gradients
+
+    def _compute(self, point):
+        """Gives `(loss, aux, logs, gradients)`, those of the scaled loss."""
+        if self._window_share is None:
+            return self._part(point, self._batch)
+        losses = WholeBatchLosses(self._window_share)
+        result = self._part(point, self._batch, losses)
+        self.normaliser = losses.only_normaliser(losses.normalisers)
+        return result
+
+    def _part(self, point, batch, losses=None, share=None):
+        """Gives `(loss, aux, logs, gradients)` of a part of the batch; the gradients are those of
+        the loss times `share`."""
+
+        def objective():
+            with losses.correcting() if losses else contextlib.nullcontext():
+                loss, aux = self._loss_function(*batch)
+            weighted = loss if share is None else loss * ops.cast(share, loss.dtype)
+            return self._scale_loss(weighted), (loss, aux)
+
+        (_, (loss, aux)), gradients = value_and_grad_at(objective, self.variables)(point)
+        if self._summarise is None:
+            return loss, aux, None, gradients
+        logs = self._summarise(*batch, loss, aux) if self.count == 0 else None
+        return loss, None, logs, gradients
 
 
 def unscale(gradients, scale_loss):

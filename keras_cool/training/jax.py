@@ -1,13 +1,8 @@
-"""JAX: a stateless `train_step` around the common one, and updates that stay in the state."""
+"""JAX: a stateless `train_step` around the common one."""
 
-import contextlib
-import warnings
-
-import jax
-import jax.numpy as jnp
 import keras
 
-from keras_cool.keras_private import OverlayScope, trainable_variables_of
+from keras_cool.keras_private import OverlayScope
 
 
 class BackendStep:
@@ -15,14 +10,16 @@ class BackendStep:
 
     @property
     def non_trainable_variables(self):
-        """The model's, and the variables of each further optimizer that it holds (as a GAN does):
-        what a compiled step changes has to be part of its state."""
+        """The model's, the variables of each further optimizer that it holds (as a GAN does), and
+        the count of its soft batches: what a compiled step changes has to be part of its state."""
         own = getattr(self, "optimizer", None)
         further = [
             value
             for value in vars(self).values()
             if isinstance(value, keras.optimizers.Optimizer) and value is not own
         ]
+        if self._microbatches is not None:
+            further.append(self._microbatches)
         return [*super().non_trainable_variables, *(v for o in further for v in o.variables)]
 
     def make_train_function(self, force=False):
@@ -87,84 +84,3 @@ def _check_assigned(scope, groups):
             "holds them, attributes of the model before `compile`; build an optimizer on its "
             "variables before `fit`."
         )
-
-
-class SameRandomNumbers(contextlib.nullcontext):
-    """Nothing to do: all random numbers come from seeds that Keras' variables hold."""
-
-
-def apply(optimizer, gradients, variables):
-    """Lets the optimizer update the variables."""
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        _apply_stateless(optimizer, gradients, variables)
-    else:
-        optimizer.apply(gradients, variables)
-
-
-def _apply_stateless(optimizer, gradients, variables):
-    # Its `apply` assigns inside a `cond`, from which only returned values may leave.
-    all_variables = trainable_variables_of(optimizer)
-    given = {id(v): g for v, g in zip(variables, gradients, strict=True)}
-    with warnings.catch_warnings():
-        if len(all_variables) != len(variables):  # the others are meant to have no gradient
-            warnings.filterwarnings("ignore", message="Gradients do not exist")
-        new_variables, new_state = optimizer.stateless_apply(
-            [v.value for v in optimizer.variables],
-            [given.get(id(v)) for v in all_variables],
-            [v.value for v in all_variables],
-        )
-    for variable, value in zip(
-        [*all_variables, *optimizer.variables], [*new_variables, *new_state], strict=True
-    ):
-        variable.assign(value)
-
-
-def apply_if(condition, update, *values):
-    """Runs `update(*values)` if the scalar `condition` is true.
-
-    It is one `cond` over what the update assigns. A select of every value would fuse with it, and
-    yet cost more: XLA then holds old and new state at once.
-    """
-    variables = _assigned_by(update, values)
-
-    def taken(state, values):
-        with OverlayScope(zip(variables, state, strict=True)) as scope:
-            update(*values)
-        return [scope.get_current_value(v) for v in variables]
-
-    def skipped(state, values):
-        return state
-
-    state = jax.lax.cond(condition, taken, skipped, [v.value for v in variables], values)
-    for variable, value in zip(variables, state, strict=True):
-        variable.assign(value)
-
-
-def _assigned_by(update, values):
-    """The variables that `update(*values)` assigns, found without computing it."""
-    variables = []
-
-    def trace(values):
-        with OverlayScope() as scope:
-            update(*values)
-        variables[:] = [variable for variable, _ in scope.updates]
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the update itself is going to give them
-        jax.eval_shape(trace, values)
-    return variables
-
-
-def all_finite(tensors):
-    """Whether every entry of every tensor is finite, as a scalar boolean tensor."""
-    return jnp.stack([jnp.all(jnp.isfinite(t)) for t in tensors]).all()
-
-
-def number_of_replicas():
-    """One: under `keras.distribution` a JAX step computes on the whole batch."""
-    return 1
-
-
-def sum_over_replicas(loss, gradients):
-    """Nothing to do: the compiler puts the reductions in."""
-    return loss, gradients

@@ -4,8 +4,9 @@ import warnings
 
 import keras
 
+from keras_cool import backend
+from keras_cool.callbacks.finish_window import with_finish_window
 from keras_cool.keras_private import (
-    OverlayScope,
     Trainer,
     batch_size,
     forward,
@@ -13,11 +14,21 @@ from keras_cool.keras_private import (
     training_loss,
     unscaled_for_replicas,
 )
-from keras_cool.training import backend
+from keras_cool.training.backend_step import BackendStep
 from keras_cool.training.evaluation import Evaluation, rescale
+from keras_cool.training.microbatch_evaluation import MicrobatchEvaluation
+from keras_cool.training.microbatches import Microbatches
+from keras_cool.training.step import (
+    accumulating_optimizer,
+    assign,
+    multi_gradient_method,
+    take_estimated_step,
+    take_plain_step,
+    window_share,
+)
 
 
-class MultiGradientMixin(backend.BackendStep):
+class MultiGradientMixin(BackendStep):
     """Gives a Keras model training steps that need more than one gradient.
 
     Put it before `keras.Model` (or `keras.Sequential`, or a class of your own) in the bases. Then
@@ -42,6 +53,8 @@ class MultiGradientMixin(backend.BackendStep):
     >>> sorted(history.history)
     ['gradient_evaluations', 'loss', 'skipped_steps']
     """
+
+    _microbatches = None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -87,37 +100,49 @@ class MultiGradientMixin(backend.BackendStep):
             The logs: a dictionary of names and scalar tensors. A `"loss"` among them is averaged
             over the epoch; the others are shown as the last step gave them.
         """
-        method = _multi_gradient_method(self.optimizer)
+        method = multi_gradient_method(self.optimizer)
         if not self.trainable_variables:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
             method = None
 
-        def loss_function():
+        def loss_function(x, y, sample_weight):
             y_pred = forward(self, x)
             return training_loss(self, x, y, y_pred, sample_weight), y_pred
 
-        if method is None:
-            evaluation = self._take_plain_step(loss_function)
-        else:
-            evaluation = self._take_estimated_step(method, loss_function)
-        self._track_loss(evaluation.loss, x)
-        logs = self.compute_metrics(x, y, evaluation.aux, sample_weight=sample_weight)
-        return logs if method is None else {**logs, **method.step_logs()}
+        def summarise(x, y, sample_weight, loss, y_pred):
+            self._track_loss(loss, x)
+            return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
-    def value_and_grad(self, loss_function, variables, has_aux=False, optimizer=None):
+        batch = (x, y, sample_weight)
+        evaluation = self._evaluation(
+            loss_function, batch, self.trainable_variables, self.optimizer, summarise
+        )
+        counter = method or self._microbatches
+        if counter is None or accumulating_optimizer(self.optimizer) is not None:
+            return take_plain_step(self, evaluation)
+        return take_estimated_step(self, evaluation, counter)
+
+    def value_and_grad(self, loss_function, variables, has_aux=False, optimizer=None, batch=None):
         """Gives a loss and its gradients at the present state.
 
         What the loss function assigns is kept: seeds advance, layer state and metrics are updated,
         as in a forward pass of Keras. Call it inside `multi_gradient_step`.
 
         Args:
-            loss_function: A function without arguments that computes a scalar loss from the model
-                and from tensors around it. With `has_aux=True` it returns `(loss, aux)`, `aux` any
-                nest of tensors. What it computes leaves it only through what it returns.
+            loss_function: A function that computes a scalar loss from the model. It has no
+                arguments and uses tensors around it, or with `batch` it is called with the parts of
+                that. With `has_aux=True` it returns `(loss, aux)`, `aux` any nest of tensors. What
+                it computes leaves it only through what it returns.
             variables: List of the `keras.Variable`s to differentiate by.
             has_aux: Whether `loss_function` returns such a pair. Defaults to `False`.
             optimizer: The Keras optimizer that the gradients are for: its loss scale is the one
                 they are computed with under `mixed_float16`. Defaults to the model's own.
+            batch: Tuple of nests of tensors, samples first, or `None`. A model that was compiled
+                with `microbatch_size` needs it to know what to split: `loss_function(*batch)` is
+                then called with one micro-batch after another, and its loss taken for a mean over
+                the samples (Keras' own losses of any reduction included). The scalars in `aux` are
+                averaged in the same way, its other tensors have the samples as their first
+                dimension and are joined. An empty tuple says that there is nothing to split.
 
         Returns:
             `(loss, gradients)`, or `((loss, aux), gradients)` with `has_aux=True`. `gradients` has
@@ -128,13 +153,22 @@ class MultiGradientMixin(backend.BackendStep):
             the optimizer makes, as in Keras.
 
         Raises:
-            ValueError: If the loss is not a scalar, or `has_aux=True` and there is no pair.
+            ValueError: If the loss is not a scalar, if `has_aux=True` and there is no pair, or if
+                the model has a `microbatch_size` and there is no `batch`.
         """
+        if self._microbatches is not None and batch is None:
+            raise ValueError(
+                f"The model was compiled with microbatch_size={self.microbatch_size}, and "
+                "`value_and_grad` was not told what to split. Hand it the batch, and let the loss "
+                "function take its parts: self.value_and_grad(lambda x, y: ..., variables, "
+                "batch=(x, y)). With `batch=()` the loss is computed at once."
+            )
         optimizer = optimizer or getattr(self, "optimizer", None)
-        scale_loss = optimizer.scale_loss if optimizer else _identity
-        evaluation = Evaluation(_with_aux(loss_function, has_aux), variables, scale_loss)
+        evaluation = self._evaluation(
+            _with_aux(loss_function, has_aux), batch or (), variables, optimizer
+        )
         loss, gradients = evaluation.raw([v.value for v in variables])
-        _assign(evaluation.updates)
+        assign(evaluation.updates)
         return ((loss, evaluation.aux) if has_aux else loss), gradients
 
     def apply_gradients(self, gradients, variables, optimizer=None):
@@ -165,10 +199,64 @@ class MultiGradientMixin(backend.BackendStep):
         else:
             update(gradients)
 
-    def compile(self, *args, **kwargs):
-        """Configures the model for training: `keras.Model.compile`."""
+    def compile(self, *args, microbatch_size=None, **kwargs):
+        """Configures the model for training: `keras.Model.compile`, and the soft batch.
+
+        Args:
+            *args: As for `keras.Model.compile`.
+            microbatch_size: Integer or `None`. If given, `fit` computes a batch of any size that
+                many samples at a time, on each device, adds up the gradients, and takes one step
+                with the gradient of the whole batch. A step whose gradient is not finite is then
+                skipped, and counted as `skipped_steps` in the logs. Defaults to `None`: a batch is
+                computed at once.
+            **kwargs: As for `keras.Model.compile`.
+
+        Raises:
+            ValueError: If `microbatch_size` is not a positive integer.
+        """
+        microbatches = None if microbatch_size is None else Microbatches(microbatch_size)
         super().compile(*args, **kwargs)
+        self._microbatches = microbatches
         self.share_seeds()
+
+    @property
+    def microbatch_size(self):
+        """The number of samples that are computed at a time, or `None`: all of a batch."""
+        return None if self._microbatches is None else self._microbatches.size
+
+    @microbatch_size.setter
+    def microbatch_size(self, microbatch_size):
+        self._microbatches = None if microbatch_size is None else Microbatches(microbatch_size)
+        self.train_function = None
+
+    def get_compile_config(self):
+        """The arguments of `compile`, as a saved file holds them."""
+        config = super().get_compile_config()
+        # An injected model is saved as the class it was, whose `compile` does not know the size.
+        if config and self.microbatch_size and issubclass(self.__class__, MultiGradientMixin):
+            config["microbatch_size"] = self.microbatch_size
+        return config
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        *args,
+        **kwargs,
+    ):
+        """Trains the model: `keras.Model.fit`.
+
+        Under `keras_cool.optimizers.Accumulate` it has `keras_cool.callbacks.FinishWindow` run
+        before the callbacks that are given.
+        """
+        accumulate = accumulating_optimizer(getattr(self, "optimizer", None))
+        if accumulate is not None:
+            callbacks = with_finish_window(callbacks)
+        return super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
 
     def compile_from_config(self, config):
         """Compiles the model as a saved file says; Keras calls it while it loads one."""
@@ -181,15 +269,23 @@ class MultiGradientMixin(backend.BackendStep):
             self.optimizer.build(self.trainable_variables)
 
     def share_seeds(self):
-        """Lets a multi-gradient optimizer save the model's random seeds with its own state."""
-        method = _multi_gradient_method(self.optimizer)
-        if method is not None:
-            method.save_seeds_of(self)
+        """Lets an optimizer of keras_cool save the model's random seeds with its own state."""
+        for optimizer in (
+            multi_gradient_method(self.optimizer),
+            accumulating_optimizer(self.optimizer),
+        ):
+            if optimizer is not None:
+                optimizer.save_seeds_of(self)
 
     def takes_plain_step(self):
         """Whether Keras' own `train_step` does all that is asked of this model."""
         overridden = type(self).multi_gradient_step is not MultiGradientMixin.multi_gradient_step
-        return not overridden and _multi_gradient_method(self.optimizer) is None
+        return (
+            not overridden
+            and self._microbatches is None
+            and multi_gradient_method(self.optimizer) is None
+            and accumulating_optimizer(self.optimizer) is None
+        )
 
     def run_step(self, data):
         """Runs `multi_gradient_step` on one batch.
@@ -200,7 +296,7 @@ class MultiGradientMixin(backend.BackendStep):
         Returns:
             The logs.
         """
-        if super(backend.BackendStep, self).train_step.__func__ is not Trainer.train_step:
+        if super(BackendStep, self).train_step.__func__ is not Trainer.train_step:
             raise ValueError(
                 f"{type(self).__name__} has a `train_step` of its own, which takes one gradient a "
                 "step; a multi-gradient step would not use it. Move what it does into "
@@ -209,79 +305,34 @@ class MultiGradientMixin(backend.BackendStep):
             )
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self._loss_is_tracked = False
-        logs = self.multi_gradient_step(x, y, sample_weight)
+        accumulate = accumulating_optimizer(self.optimizer)
+        if accumulate is None:
+            logs = self.multi_gradient_step(x, y, sample_weight)
+        else:
+            with accumulate.weighing(batch_size(x)):
+                logs = self.multi_gradient_step(x, y, sample_weight)
         if "loss" in logs and not self._loss_is_tracked:
             self._track_loss(logs["loss"], x)
             logs = {**logs, "loss": loss_tracker(self).result()}
         return logs
+
+    def _evaluation(self, loss_function, batch, variables, optimizer, summarise=None):
+        scale_loss = optimizer.scale_loss if optimizer else _no_scale
+        arguments = (loss_function, batch, variables, scale_loss, summarise)
+        share = window_share(optimizer)
+        if self._microbatches is None or not keras.tree.flatten(batch):
+            return Evaluation(*arguments, window_share=share)
+        return MicrobatchEvaluation(self._microbatches, *arguments, window_share=share)
 
     def _track_loss(self, loss, x):
         # Keras takes the epoch's "loss" from this running mean, whatever the steps returned.
         loss_tracker(self).update_state(unscaled_for_replicas(loss), sample_weight=batch_size(x))
         self._loss_is_tracked = True
 
-    def _take_plain_step(self, loss_function):
-        variables = self.trainable_variables
-        evaluation = Evaluation(loss_function, variables, self.optimizer.scale_loss)
-        _, gradients = evaluation.raw([v.value for v in variables])
-        _assign(evaluation.updates)
-        if variables:
-            self.apply_gradients(gradients, variables)
-        return evaluation
-
-    def _take_estimated_step(self, method, loss_function):
-        variables = self.trainable_variables
-        evaluation = Evaluation(loss_function, variables, self.optimizer.scale_loss)
-        with OverlayScope() as scope:
-            estimate = method.estimate_gradient(evaluation, [v.value for v in variables])
-            estimate = [e.value if isinstance(e, keras.Variable) else e for e in estimate]
-        finite = backend.all_finite(estimate)
-        replicas = backend.number_of_replicas()
-        if replicas > 1:  # whose gradients `apply` is going to add up
-            estimate = [g / replicas for g in estimate]
-        gradients = [
-            None if missing else g for g, missing in zip(estimate, evaluation.missing, strict=True)
-        ]
-
-        # Seeds and metrics go on in any case; weights of layers (moving statistics), the state of
-        # the method and the step itself hold only if the estimate is finite.
-        weights = {id(v) for v in self.weights}
-        _assign((v, value) for v, value in evaluation.updates if id(v) not in weights)
-        held = [(v, value) for v, value in evaluation.updates if id(v) in weights] + scope.updates
-        held_variables, held_values = [v for v, _ in held], [value for _, value in held]
-        skips_itself = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
-
-        def apply(gradients):
-            with method.accepting_estimates():
-                self.apply_gradients(gradients, variables)
-
-        def update(values, gradients):
-            _assign(zip(held_variables, values, strict=True))
-            if not skips_itself:
-                apply(gradients)
-
-        backend.apply_if(finite, update, held_values, gradients)
-        if skips_itself:
-            apply(gradients)  # it looks for itself, and lowers its scale
-        method.count(evaluation.count, finite)
-        return evaluation
-
-
-def _multi_gradient_method(optimizer):
-    """The multi-gradient optimizer that `optimizer` is or wraps, or `None`."""
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        optimizer = optimizer.inner_optimizer
-    return optimizer if hasattr(optimizer, "estimate_gradient") else None
-
-
-def _assign(updates):
-    for variable, value in updates:
-        variable.assign(value)
-
 
 def _with_aux(loss_function, has_aux):
-    return loss_function if has_aux else lambda: (loss_function(), None)
+    return loss_function if has_aux else lambda *batch: (loss_function(*batch), None)
 
 
-def _identity(loss):
+def _no_scale(loss):
     return loss

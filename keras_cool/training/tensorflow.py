@@ -1,8 +1,4 @@
-"""TensorFlow: variables exist before the step is traced; replicas agree at each evaluation."""
-
-import contextlib
-
-import tensorflow as tf
+"""TensorFlow: variables exist before the step is traced."""
 
 from keras_cool.keras_private import distribution_strategy, symbolic_build
 
@@ -21,53 +17,3 @@ class BackendStep:
             symbolic_build(self, iterator, data_batch)
         else:
             super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
-
-
-class SameRandomNumbers(contextlib.nullcontext):
-    """Nothing to do: all random numbers come from seeds that Keras' variables hold."""
-
-
-def apply(optimizer, gradients, variables):
-    """Lets the optimizer update the variables."""
-    optimizer.apply(gradients, variables)
-
-
-def apply_if(condition, update, *values):
-    """Runs `update(*values)` if the scalar `condition` is true."""
-    if tf.__internal__.distribute.strategy_supports_no_merge_call():
-        tf.cond(condition, lambda: _then(update, *values), lambda: False)
-        return
-
-    # An update of replicas merges them, which it cannot do inside a `cond` of one replica.
-    def across_replicas(strategy, condition, *values):
-        def call():
-            strategy.extended.call_for_each_replica(update, args=values)
-            return True
-
-        tf.cond(strategy.experimental_local_results(condition)[0], call, lambda: False)
-
-    tf.distribute.get_replica_context().merge_call(across_replicas, args=(condition, *values))
-
-
-def _then(update, *values):
-    update(*values)
-    return True
-
-
-def all_finite(tensors):
-    """Whether every entry of every tensor is finite, as a scalar boolean tensor."""
-    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(t)) for t in tensors])
-
-
-def number_of_replicas():
-    """The number of replicas that compute parts of one batch."""
-    return tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def sum_over_replicas(loss, gradients):
-    """Adds up loss and gradients over the replicas; Keras has divided the loss by their number."""
-    context = tf.distribute.get_replica_context()
-    if number_of_replicas() == 1 or context is None:
-        return loss, gradients
-    loss, *gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, [loss, *gradients])
-    return loss, gradients

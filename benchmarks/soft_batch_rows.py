@@ -1,0 +1,317 @@
+"""The cases in which a soft batch has to equal the large batch: one row of the table each."""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+SMALL, COUNT, EPOCHS = 16, 4, 2
+LARGE = SMALL * COUNT
+SAMPLES = 10 * LARGE  # 10 updates an epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One case: how model, optimizer and data are made, and how exact the result has to be.
+
+    Attributes:
+        name: What the row is about.
+        build: A function of the model class that gives a functional model.
+        optimizer: A function without arguments that gives a Keras optimizer.
+        compile: Further arguments of `compile`.
+        data: A function without arguments that gives the arguments of `fit`.
+        tolerance: The largest relative difference of all weights to those of the large batch.
+        policy: The dtype policy.
+        inexact: The ways that cannot express the row, and why.
+    """
+
+    name: str
+    build: Callable
+    optimizer: Callable
+    compile: dict = dataclasses.field(default_factory=lambda: {"loss": "mse"})
+    data: Callable = lambda: regression()
+    tolerance: float = 1e-6
+    policy: str = "float32"
+    inexact: dict = dataclasses.field(default_factory=dict)
+
+
+def regression(samples=SAMPLES, outputs=1, **further):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(samples, 8)).astype("float32")
+    y = np.tanh(x @ rng.normal(size=(8, outputs))) + 0.1 * rng.normal(size=(samples, outputs))
+    return {"x": x, "y": y.astype("float32"), **further}
+
+
+def weighted_regression():
+    weights = np.random.default_rng(1).uniform(0.1, 3.0, size=SAMPLES).astype("float32")
+    return regression(sample_weight=weights)
+
+
+def classification():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(SAMPLES, 8)).astype("float32")
+    y = np.argmax(x @ rng.normal(size=(8, 3)), axis=1)
+    return {"x": x, "y": y, "class_weight": {0: 1.0, 1: 5.0, 2: 0.5}}
+
+
+def two_targets():
+    data = regression(outputs=3)
+    return {"x": data["x"], "y": [data["y"][:, :1], data["y"][:, 1:]]}
+
+
+def sequences():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(SAMPLES, 12, 4)).astype("float32") + 1.0
+    lengths = rng.integers(1, 13, size=SAMPLES)
+    x[np.arange(12) >= lengths[:, None]] = 0.0
+    return {"x": x, "y": np.cumsum(x.sum(-1, keepdims=True), axis=1) / 10}
+
+
+def tokens():
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 50, size=(SAMPLES, 6))
+    return {"x": x, "y": (x.mean(axis=1, keepdims=True) / 50).astype("float32")}
+
+
+def dense(model_class, first=None, **options):
+    inputs = keras.Input((8,))
+    hidden = layers.Dense(16, activation="tanh", **options)(inputs)
+    for layer in first or []:
+        hidden = layer()(hidden)
+    return model_class(inputs, layers.Dense(1)(hidden))
+
+
+def classifier(model_class):
+    inputs = keras.Input((8,))
+    hidden = layers.Dense(16, activation="tanh")(inputs)
+    return model_class(inputs, layers.Dense(3, activation="softmax")(hidden))
+
+
+def two_outputs(model_class):
+    inputs = keras.Input((8,))
+    hidden = layers.Dense(16, activation="tanh")(inputs)
+    outputs = [layers.Dense(1, name="first")(hidden), layers.Dense(2, name="second")(hidden)]
+    return model_class(inputs, outputs)
+
+
+def masked(model_class):
+    inputs = keras.Input((12, 4))
+    hidden = layers.SimpleRNN(8, return_sequences=True)(layers.Masking(0.0)(inputs))
+    return model_class(inputs, layers.Dense(1)(hidden))
+
+
+def masked_twice(model_class):
+    inputs = keras.Input((12, 4))
+    hidden = layers.SimpleRNN(8, return_sequences=True)(layers.Masking(0.0)(inputs))
+    backward = layers.Dense(1, name="first")(hidden)
+    last = layers.Dense(1, name="second")(layers.Lambda(lambda x: x[:, -1], mask=no_mask)(hidden))
+    return model_class(inputs, [backward, last])
+
+
+def no_mask(inputs, mask=None):
+    return None
+
+
+def two_sequence_targets():
+    data = sequences()
+    return {"x": data["x"], "y": [data["y"], data["y"][:, -1]]}
+
+
+def embedding(model_class):
+    inputs = keras.Input((6,), dtype="int32")
+    hidden = layers.GlobalAveragePooling1D()(layers.Embedding(50, 8)(inputs))
+    return model_class(inputs, layers.Dense(1)(hidden))
+
+
+def constrained(model_class):
+    return dense(model_class, kernel_constraint=keras.constraints.MaxNorm(0.7))
+
+
+def frozen_batch_normalization(model_class):
+    return dense(model_class, first=[lambda: layers.BatchNormalization(trainable=False)])
+
+
+def group_normalization(model_class):
+    return dense(model_class, first=[lambda: layers.GroupNormalization(4)])
+
+
+def sgd(**options):
+    return lambda: keras.optimizers.SGD(0.05, **options)
+
+
+def adam(**options):
+    return lambda: keras.optimizers.Adam(0.01, **options)
+
+
+def warm_up_and_cosine():
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.001, decay_steps=15, warmup_target=0.02, warmup_steps=5
+    )
+    return keras.optimizers.Adam(schedule)
+
+
+def mse(reduction):
+    return {"loss": keras.losses.MeanSquaredError(reduction=reduction)}
+
+
+NO_SIZE = "without the mixin the optimizer does not know the sizes of the batches"
+NO_NORMALISER = "without the mixin the optimizer does not know what the loss was divided by"
+NO_SUM = "without the mixin the optimizer takes the loss for a mean"
+TWO_NORMALISERS = "two losses that are divided by different numbers need the whole batch"
+SEVERAL_POINTS = "a method needs the gradient of the whole batch at several points"
+
+ROWS = [
+    Row("SGD", dense, sgd()),
+    Row("momentum", dense, sgd(momentum=0.9)),
+    Row("Nesterov", dense, sgd(momentum=0.9, nesterov=True)),
+    Row("RMSprop", dense, lambda: keras.optimizers.RMSprop(0.01), tolerance=1e-5),
+    Row("Adam", dense, adam(), tolerance=1e-5),
+    Row("AdamW with decay", dense, lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1)),
+    Row("Lion", dense, lambda: keras.optimizers.Lion(0.001), tolerance=1e-5),
+    Row("Adafactor", dense, lambda: keras.optimizers.Adafactor(0.01), tolerance=1e-5),
+    Row("Muon", dense, lambda: keras.optimizers.Muon(0.01), tolerance=1e-5),
+    Row("Lamb", dense, lambda: keras.optimizers.Lamb(0.01), tolerance=1e-5),
+    Row("clipnorm", dense, adam(clipnorm=0.1), tolerance=1e-5),
+    Row("clipvalue", dense, sgd(clipvalue=0.05)),
+    Row("global_clipnorm", dense, sgd(momentum=0.9, global_clipnorm=0.1)),
+    Row("cosine schedule with warm-up", dense, warm_up_and_cosine, tolerance=1e-5),
+    Row(
+        "EMA with overwrite",
+        dense,
+        adam(use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=7),
+        tolerance=1e-5,
+    ),
+    Row("sample weights", dense, sgd(momentum=0.9), data=weighted_regression),
+    Row(
+        "class weights",
+        classifier,
+        sgd(momentum=0.9),
+        compile={"loss": "sparse_categorical_crossentropy"},
+        data=classification,
+    ),
+    Row(
+        "mean_with_sample_weight loss",
+        dense,
+        sgd(momentum=0.9),
+        compile=mse("mean_with_sample_weight"),
+        data=weighted_regression,
+        inexact={"Accumulate": NO_NORMALISER},
+    ),
+    Row(
+        "sum loss",
+        dense,
+        lambda: keras.optimizers.SGD(0.001),
+        compile=mse("sum"),
+        inexact={"Accumulate": NO_SUM},
+    ),
+    Row(
+        "L2 regulariser, mean loss",
+        lambda model_class: dense(model_class, kernel_regularizer=keras.regularizers.L2(0.1)),
+        sgd(momentum=0.9),
+    ),
+    Row(
+        "L2 regulariser, sum loss",
+        lambda model_class: dense(model_class, kernel_regularizer=keras.regularizers.L2(5.0)),
+        lambda: keras.optimizers.SGD(0.001),
+        compile=mse("sum"),
+        inexact={"Accumulate": NO_SUM},
+    ),
+    Row(
+        "activity regulariser",
+        lambda model_class: dense(model_class, activity_regularizer=keras.regularizers.L2(0.1)),
+        sgd(momentum=0.9),
+    ),
+    Row(
+        "masked sequence, unequal lengths",
+        masked,
+        sgd(momentum=0.9),
+        data=sequences,
+        inexact={"Accumulate": NO_NORMALISER},
+    ),
+    Row(
+        "masked and unmasked output",
+        masked_twice,
+        sgd(),
+        compile={"loss": ["mse", "mae"]},
+        data=two_sequence_targets,
+        inexact={"Accumulate": NO_NORMALISER, "Accumulate, mixin": TWO_NORMALISERS},
+    ),
+    Row(
+        "two outputs with loss weights",
+        two_outputs,
+        sgd(momentum=0.9),
+        compile={"loss": ["mse", "mae"], "loss_weights": [0.3, 2.0]},
+        data=two_targets,
+    ),
+    Row("variables with constraints", constrained, sgd(momentum=0.9)),
+    Row("embedding", embedding, adam(), data=tokens, tolerance=1e-5),
+    Row(
+        "last window not full",
+        dense,
+        sgd(momentum=0.9),
+        data=lambda: regression(9 * LARGE + 2 * SMALL),
+    ),
+    Row(
+        "last batch smaller",
+        dense,
+        sgd(momentum=0.9),
+        data=lambda: regression(9 * LARGE + SMALL + 5),
+        inexact={"Accumulate": NO_SIZE},
+    ),
+    Row("mixed_bfloat16", dense, sgd(momentum=0.9), policy="mixed_bfloat16", tolerance=1e-2),
+    Row("batch normalisation, frozen", frozen_batch_normalization, sgd(momentum=0.9)),
+    Row("group normalisation", group_normalization, sgd(momentum=0.9)),
+    Row(
+        "Heun",
+        dense,
+        lambda: heun(keras.optimizers.SGD(0.05, momentum=0.9)),
+        inexact={"Accumulate": SEVERAL_POINTS, "Accumulate, mixin": SEVERAL_POINTS},
+    ),
+]
+
+
+def heun(optimizer):
+    import keras_cool as kc
+
+    return kc.optimizers.Heun(optimizer)
+
+
+def weights_after(row, model_class, batch_size, wrap=lambda optimizer: optimizer, **options):
+    """Trains the row's model and gives its weights.
+
+    Args:
+        row: A `Row`.
+        model_class: `keras.Model`, or `keras_cool.Model`.
+        batch_size: Integer, the number of samples of a batch in `fit`.
+        wrap: A function of the row's optimizer that gives the one to compile with.
+        **options: `microbatch_size`, for `compile`, and `callbacks`, for `fit`.
+
+    Returns:
+        `(weights, history)`: a vector of all weights in float64, and the logs of the epochs.
+    """
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(row.policy)
+    try:
+        model = row.build(model_class)
+        for_compile = {k: v for k, v in options.items() if k == "microbatch_size"}
+        model.compile(wrap(row.optimizer()), **row.compile, **for_compile)
+        callbacks = options.get("callbacks")
+        history = model.fit(
+            **row.data(),
+            batch_size=batch_size,
+            epochs=EPOCHS,
+            shuffle=False,
+            verbose=0,
+            callbacks=callbacks,
+        )
+    finally:
+        keras.config.set_dtype_policy("float32")
+    weights = np.concatenate([np.float64(ops.convert_to_numpy(w)).ravel() for w in model.weights])
+    return weights, history.history
+
+
+def relative_difference(weights, expected):
+    """The norm of the difference of two vectors of weights, over that of the second."""
+    return np.linalg.norm(weights - expected) / np.linalg.norm(expected)

@@ -1,0 +1,193 @@
+"""JAX: updates that stay in the state, and one compiled loop over micro-batches."""
+
+import contextlib
+import warnings
+
+import jax
+import jax.numpy as jnp
+import keras
+
+from keras_cool.keras_private import OverlayScope, trainable_variables_of
+
+
+class SameRandomNumbers(contextlib.nullcontext):
+    """Nothing to do: all random numbers come from seeds that Keras' variables hold."""
+
+
+def apply(optimizer, gradients, variables):
+    """Lets the optimizer update the variables."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        _apply_stateless(optimizer, gradients, variables)
+    else:
+        optimizer.apply(gradients, variables)
+
+
+def _apply_stateless(optimizer, gradients, variables):
+    # Its `apply` assigns inside a `cond`, from which only returned values may leave.
+    all_variables = trainable_variables_of(optimizer)
+    given = {id(v): g for v, g in zip(variables, gradients, strict=True)}
+    with warnings.catch_warnings():
+        if len(all_variables) != len(variables):  # the others are meant to have no gradient
+            warnings.filterwarnings("ignore", message="Gradients do not exist")
+        new_variables, new_state = optimizer.stateless_apply(
+            [v.value for v in optimizer.variables],
+            [given.get(id(v)) for v in all_variables],
+            [v.value for v in all_variables],
+        )
+    for variable, value in zip(
+        [*all_variables, *optimizer.variables], [*new_variables, *new_state], strict=True
+    ):
+        variable.assign(value)
+
+
+def apply_if(condition, update, *values):
+    """Runs `update(*values)` if the scalar `condition` is true.
+
+    It is one `cond` over what the update assigns. A select of every value would fuse with it, and
+    yet cost more: XLA then holds old and new state at once.
+    """
+    if not isinstance(condition, jax.core.Tracer):
+        if condition:
+            update(*values)
+        return
+    variables = _assigned_by(update, values)
+
+    def taken(state, values):
+        with OverlayScope(zip(variables, state, strict=True)) as scope:
+            update(*values)
+        return [scope.get_current_value(v) for v in variables]
+
+    def skipped(state, values):
+        return state
+
+    state = jax.lax.cond(condition, taken, skipped, [v.value for v in variables], values)
+    for variable, value in zip(variables, state, strict=True):
+        variable.assign(value)
+
+
+def _assigned_by(update, values):
+    """The variables that `update(*values)` assigns, found without computing it."""
+    variables = []
+
+    def trace(values):
+        with OverlayScope() as scope:
+            update(*values)
+        variables[:] = [variable for variable, _ in scope.updates]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the update itself is going to give them
+        jax.eval_shape(trace, values)
+    return variables
+
+
+def all_finite(tensors):
+    """Whether every entry of every tensor is finite, as a scalar boolean tensor."""
+    return jnp.stack([jnp.all(jnp.isfinite(t)) for t in tensors]).all()
+
+
+def number_of_replicas():
+    """One: under `keras.distribution` a JAX step computes on the whole batch."""
+    return 1
+
+
+def sum_over_replicas(loss, gradients):
+    """Nothing to do: the compiler puts the reductions in."""
+    return loss, gradients
+
+
+def over_microbatches(body, initial_state, batch, size):
+    """Runs `body` on one micro-batch after another and adds up what it gives.
+
+    With `keras.distribution` each device goes through its own share of the batch, `size` samples at
+    a time, so that no sample changes its device.
+
+    Args:
+        body: A function `body(state, microbatch, share)` that returns `(sums, state, outputs)`,
+            lists of tensors. `share` is the micro-batch's share of the samples. `outputs` are
+            scalars or have the micro-batch's samples as their first dimension.
+        initial_state: A function that gives the state to start from, called after a first, abstract
+            run of `body` with whatever it gives before.
+        batch: List of tensors with the same number of samples.
+        size: Number of samples of a micro-batch; the last one may have less.
+
+    Returns:
+        `(sums, state, outputs)`: the sums, the last state, and the outputs: of a scalar the values
+        of all micro-batches, shape `(microbatches,)`, of others those of the whole batch.
+    """
+    samples, devices = batch[0].shape[0], _devices_of_a_batch()
+    if samples % devices:
+        devices = 1
+    count, rest = divmod(samples // devices, size)
+    if count + bool(rest) == 1:
+        sums, state, outputs = body(initial_state(), batch, 1.0)
+        return sums, state, [y if y.ndim else y[None] for y in outputs]
+
+    chunks = [_chunks(x, devices, count, size) for x in batch]
+    remainder = [_remainder(x, devices, rest) for x in batch]
+    share = devices * size / samples
+    first = remainder if rest else [x[0] for x in chunks]
+    shapes, _, _ = jax.eval_shape(lambda x: body(initial_state(), x, share), first)
+
+    def step(carry, microbatch):
+        sums, state = carry
+        more, state, outputs = body(state, microbatch, share)
+        return ([a + b for a, b in zip(sums, more, strict=True)], state), outputs
+
+    sums = [jnp.zeros(s.shape, s.dtype) for s in shapes]
+    (sums, state), outputs = jax.lax.scan(step, (sums, initial_state()), chunks)
+    tails = [None] * len(outputs)
+    if rest:
+        more, state, tails = body(state, remainder, 1.0 - count * share)
+        sums = [a + b for a, b in zip(sums, more, strict=True)]
+    joined = [_join(y, tail, devices) for y, tail in zip(outputs, tails, strict=True)]
+    return sums, state, joined
+
+
+def _devices_of_a_batch():
+    """The number of devices over which `keras.distribution` splits a batch."""
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return 1
+    mesh = distribution.device_mesh
+    return mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
+
+
+def _chunks(x, devices, count, size):
+    x = x.reshape(devices, -1, *x.shape[1:])[:, : count * size]
+    x = x.reshape(devices, count, size, *x.shape[2:]).swapaxes(0, 1)
+    return x.reshape(count, devices * size, *x.shape[3:])
+
+
+def _remainder(x, devices, rest):
+    x = x.reshape(devices, -1, *x.shape[1:])
+    x = x[:, x.shape[1] - rest :]
+    return x.reshape(devices * rest, *x.shape[2:])
+
+
+def _join(chunks, tail, devices):
+    """The outputs of all micro-batches in the order of the samples: undoes `_chunks`."""
+    if chunks.ndim == 1:
+        return chunks if tail is None else jnp.append(chunks, tail)
+    shape = chunks.shape[2:]
+    count, size = chunks.shape[0], chunks.shape[1] // devices
+    joined = chunks.reshape(count, devices, size, *shape).swapaxes(0, 1)
+    joined = joined.reshape(devices, count * size, *shape)
+    if tail is not None:
+        joined = jnp.concatenate([joined, tail.reshape(devices, -1, *shape)], axis=1)
+    return joined.reshape(-1, *shape)
+
+
+def add_scaled(variable, tensor, scale):
+    """Adds `scale * tensor` to a variable."""
+    value = variable.value
+    variable.assign(value + tensor.astype(value.dtype) * scale.astype(value.dtype))
+
+
+def dense_sum_over_replicas(gradients):
+    """The gradients, as dense tensors of the whole batch."""
+    return gradients
+
+
+def on_all_replicas(variable, function, *args):
+    """Runs `function(*args)`, outside of a step, wherever `variable` has a copy."""
+    function(*args)

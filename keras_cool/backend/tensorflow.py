@@ -1,0 +1,134 @@
+"""TensorFlow: replicas agree at each evaluation; a graph loop over micro-batches."""
+
+import contextlib
+
+import tensorflow as tf
+
+
+class SameRandomNumbers(contextlib.nullcontext):
+    """Nothing to do: all random numbers come from seeds that Keras' variables hold."""
+
+
+def apply(optimizer, gradients, variables):
+    """Lets the optimizer update the variables."""
+    optimizer.apply(gradients, variables)
+
+
+def apply_if(condition, update, *values):
+    """Runs `update(*values)` if the scalar `condition` is true."""
+    if tf.__internal__.distribute.strategy_supports_no_merge_call():
+        tf.cond(condition, lambda: _then(update, *values), lambda: False)
+        return
+
+    # An update of replicas merges them, which it cannot do inside a `cond` of one replica.
+    def across_replicas(strategy, condition, *values):
+        def call():
+            strategy.extended.call_for_each_replica(update, args=values)
+            return True
+
+        tf.cond(strategy.experimental_local_results(condition)[0], call, lambda: False)
+
+    tf.distribute.get_replica_context().merge_call(across_replicas, args=(condition, *values))
+
+
+def _then(update, *values):
+    update(*values)
+    return True
+
+
+def all_finite(tensors):
+    """Whether every entry of every tensor is finite, as a scalar boolean tensor."""
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(t)) for t in tensors])
+
+
+def number_of_replicas():
+    """The number of replicas that compute parts of one batch."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def sum_over_replicas(loss, gradients):
+    """Adds up loss and gradients over the replicas; Keras has divided the loss by their number."""
+    context = tf.distribute.get_replica_context()
+    if number_of_replicas() == 1 or context is None:
+        return loss, gradients
+    loss, *gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, [loss, *gradients])
+    return loss, gradients
+
+
+def over_microbatches(body, initial_state, batch, size):
+    """Runs `body` on one micro-batch after another and adds up what it gives.
+
+    The first micro-batch, outside the loop, is the one that may have less than `size` samples, so
+    that those in the loop have a static shape, as XLA wants it.
+
+    Args, returns: As in `keras_cool/backend/jax.py`.
+    """
+    batch = [tf.convert_to_tensor(x) for x in batch]
+    samples = tf.shape(batch[0])[0]
+    first = tf.math.floormod(samples - 1, size) + 1
+    static = batch[0].shape[0]
+    whole = static is not None and static <= size
+    microbatch = batch if whole else [_samples(x, 0, first) for x in batch]
+    sums, state, outputs = body(initial_state(), microbatch, _share(first, samples))
+    heads = [y if y.shape.rank else y[None] for y in outputs]
+    if whole:
+        return sums, state, heads
+
+    def step(i, sums, state, pieces):
+        microbatch = [_samples(x, first + i * size, size) for x in batch]
+        more, state, outputs = body(state, microbatch, _share(size, samples))
+        sums = [a + b for a, b in zip(sums, more, strict=True)]
+        pieces = [p.write(i, y) for p, y in zip(pieces, outputs, strict=True)]
+        return i + 1, sums, [tf.convert_to_tensor(v) for v in state], pieces
+
+    count = (samples - first) // size
+    pieces = [
+        tf.TensorArray(y.dtype, count, element_shape=(size, *y.shape[1:]) if y.shape.rank else ())
+        for y in outputs
+    ]
+    state = [tf.convert_to_tensor(v) for v in state]
+    # One after another: run side by side, they would all be in memory at once.
+    _, sums, state, pieces = tf.while_loop(
+        lambda i, *_: i < count, step, (0, sums, state, pieces), parallel_iterations=1
+    )
+    tails = [_joined(p.stack(), y) for p, y in zip(pieces, outputs, strict=True)]
+    return sums, state, [tf.concat(pair, 0) for pair in zip(heads, tails, strict=True)]
+
+
+def _samples(x, start, count):
+    """The samples of `x` from `start` on; the form of slice that XLA takes in a loop."""
+    shape = tf.shape(x)
+    begin = tf.concat([[start], tf.zeros_like(shape[1:])], 0)
+    part = tf.slice(x, begin, tf.concat([[count], shape[1:]], 0))
+    return tf.ensure_shape(part, (count if isinstance(count, int) else None, *x.shape[1:]))
+
+
+def _share(count, samples):
+    return tf.cast(count, "float32") / tf.cast(samples, "float32")
+
+
+def _joined(stacked, output):
+    """`(microbatches, size, ...)` as `(microbatches * size, ...)`; scalars as they are."""
+    if not output.shape.rank:
+        return stacked
+    return tf.reshape(stacked, tf.concat([[-1], tf.shape(output)[1:]], 0))
+
+
+def add_scaled(variable, tensor, scale):
+    """Adds `scale * tensor` to a variable."""
+    variable.value.assign_add(tf.cast(tensor, variable.dtype) * tf.cast(scale, variable.dtype))
+
+
+def dense_sum_over_replicas(gradients):
+    """The gradients of all replicas, summed, as dense tensors."""
+    gradients = [tf.convert_to_tensor(g) for g in gradients]
+    return sum_over_replicas(tf.zeros(()), gradients)[1]
+
+
+def on_all_replicas(variable, function, *args):
+    """Runs `function(*args)`, outside of a step, wherever `variable` has a copy."""
+    strategy = getattr(variable.value, "distribute_strategy", None)
+    if strategy is None:
+        function(*args)
+    else:
+        strategy.run(function, args=args)

@@ -1,0 +1,116 @@
+"""PyTorch: random numbers that come again, and a loop over micro-batches."""
+
+import torch
+
+from keras_cool.keras_private import in_stateless_scope
+
+
+class SameRandomNumbers:
+    """A context that, entered again, gives the random numbers of the first time once more.
+
+    Keras' layers without a seed draw from PyTorch's own generators, which no variable holds.
+    """
+
+    def __init__(self):
+        self._first = None
+
+    def __enter__(self):
+        self._after = _random_state()
+        if self._first is None:
+            self._first = self._after
+            self._after = None
+        else:
+            _set_random_state(self._first)
+
+    def __exit__(self, *exception):
+        if self._after is not None:
+            _set_random_state(self._after)
+
+
+def _random_state():
+    return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+
+
+def _set_random_state(state):
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1])
+
+
+def apply(optimizer, gradients, variables):
+    """Lets the optimizer update the variables."""
+    optimizer.apply(gradients, variables)
+
+
+def apply_if(condition, update, *values):
+    """Runs `update(*values)` if the scalar `condition` is true."""
+    if condition:
+        update(*values)
+
+
+def all_finite(tensors):
+    """Whether every entry of every tensor is finite, as a scalar boolean tensor."""
+    total = torch.stack([t.sum().float() for t in tensors]).sum()
+    if torch.isfinite(total):  # one pass over the memory, where a look at each entry takes four
+        return torch.isfinite(total)
+    # Something is not finite, or the sum of finite entries has overflowed.
+    return torch.stack([torch.isfinite(t).all() for t in tensors]).all()
+
+
+def number_of_replicas():
+    """One: `fit` on PyTorch runs one process's share of the data."""
+    return 1
+
+
+def sum_over_replicas(loss, gradients):
+    """Nothing to do."""
+    return loss, gradients
+
+
+def over_microbatches(body, initial_state, batch, size):
+    """Runs `body` on one micro-batch after another and adds up what it gives.
+
+    Args, returns: As in `keras_cool/backend/jax.py`.
+    """
+    samples = batch[0].shape[0]
+    sums, state, pieces = None, None, []
+    for i, start in enumerate(range(0, samples, size)):
+        microbatch = [x[start : start + size] for x in batch]
+        share = microbatch[0].shape[0] / samples
+        more, state, outputs = body(state if i else initial_state(), microbatch, share)
+        sums = _add(sums, more, in_place=i > 1) if i else more
+        pieces.append(outputs)
+        del more
+    joined = [
+        torch.cat(parts) if parts[0].ndim else torch.stack(parts)
+        for parts in zip(*pieces, strict=True)
+    ]
+    return sums, state, joined
+
+
+def _add(sums, more, in_place):
+    # Gradients as autograd gives them may share memory; only sums of them are ours to write to.
+    for i in range(len(sums)):
+        sums[i] = sums[i].add_(more[i]) if in_place else sums[i] + more[i]
+        more[i] = None  # not a gradient longer in memory than need be
+    return sums
+
+
+def add_scaled(variable, tensor, scale):
+    """Adds `scale * tensor` to a variable."""
+    if in_stateless_scope():
+        variable.assign(variable.value + tensor * scale)
+    else:
+        with torch.no_grad():
+            variable.value.addcmul_(tensor.to(variable.value.dtype), scale)
+
+
+def dense_sum_over_replicas(gradients):
+    """The gradients, as they are: there is one replica."""
+    return gradients
+
+
+def on_all_replicas(variable, function, *args):
+    """Runs `function(*args)`, outside of a step, wherever `variable` has a copy."""
+    with torch.no_grad():
+        function(*args)

@@ -1,0 +1,72 @@
+"""`FinishWindow`: the last window of an epoch, where it is not full."""
+
+import keras
+
+
+class FinishWindow(keras.callbacks.Callback):
+    """Lets `keras_cool.optimizers.Accumulate` update with what it holds at the end of an epoch.
+
+    The update is the one of a smaller last batch: the mean over the batches that there were. It
+    comes before validation. A model with `keras_cool.MultiGradientMixin` has this callback by
+    itself; for one without, put it first, so that the callbacks after it (`ModelCheckpoint` and the
+    like) see the weights after the update.
+
+    Example:
+
+    >>> import keras
+    >>> import keras_cool as kc
+    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model.compile(kc.optimizers.Accumulate("adam", 4), loss="mse")
+    >>> x, y = keras.ops.ones((10, 2)), keras.ops.ones((10, 1))
+    >>> finish = kc.callbacks.FinishWindow()
+    >>> history = model.fit(x, y, batch_size=1, callbacks=[finish], verbose=0)
+    >>> int(model.optimizer.iterations)  # 4 + 4 + 2 batches
+    3
+
+    Raises:
+        ValueError: When training begins, if the model's optimizer does not accumulate.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._optimizer = None
+
+    def on_train_begin(self, logs=None):
+        optimizer = self.model.optimizer
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer = optimizer.inner_optimizer
+        if not hasattr(optimizer, "finish_window"):
+            raise ValueError(
+                "FinishWindow is for a model compiled with `keras_cool.optimizers.Accumulate`, for "
+                "example model.compile(keras_cool.optimizers.Accumulate('adam', 4), loss='mse'). "
+                f"The optimizer is {type(optimizer).__name__}: leave the callback out."
+            )
+        self._optimizer = optimizer
+
+    def on_test_begin(self, logs=None):
+        if self._optimizer is not None:  # validation inside `fit`, before the epoch's end
+            self._optimizer.finish_window()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._optimizer is not None:
+            self._optimizer.finish_window()
+
+    def on_train_end(self, logs=None):
+        self._optimizer = None
+
+
+def with_finish_window(callbacks):
+    """The callbacks of `fit`, a list, one callback, a `CallbackList` or `None`, with
+    `FinishWindow` before them."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        if not any(isinstance(c, FinishWindow) for c in callbacks.callbacks):
+            callbacks.callbacks.insert(0, FinishWindow())
+            callbacks.callbacks[0].set_model(callbacks.model)
+        return callbacks
+    callbacks = keras.tree.flatten(callbacks) if callbacks else []
+    if any(isinstance(c, FinishWindow) for c in callbacks):
+        return callbacks
+    return [FinishWindow(), *callbacks]
+
+
+__all__ = ["FinishWindow", "with_finish_window"]

@@ -1,0 +1,294 @@
+"""`Accumulate`: the soft batch in the optimizer, for batches that are never seen at once."""
+
+import contextlib
+from numbers import Integral
+
+import keras
+from keras import ops
+
+from keras_cool import backend
+from keras_cool.keras_private import trainable_variables_of, variable_layout
+from keras_cool.optimizers.inner_optimizer import interpret
+from keras_cool.optimizers.optimizer_wrapper import OptimizerWrapper
+
+NON_FINITE = ("skip_update", "skip_batch")
+LAST_WINDOW = ("update", "carry", "drop")
+
+
+@keras.saving.register_keras_serializable(package="keras_cool")
+class Accumulate(OptimizerWrapper):
+    r"""Accumulates the gradients of several batches and takes one step with their mean.
+
+    A window of \(k\) batches with the gradients \(g_j\) and the weights \(w_j\) gives the inner
+    optimizer
+
+    \[ g = \frac{\sum_j w_j\, g_j}{\sum_j w_j}, \]
+
+    which is the gradient of one batch of all the samples. The inner optimizer sees nothing else:
+    its moments, weight decay, clipping, schedules, moving averages of the weights and `iterations`
+    go on once a window. It works with any Keras model. On one with
+    `keras_cool.MultiGradientMixin` a batch is weighted by its number of samples, or by what its
+    loss is divided by (the valid steps of a mask, the sum of the sample weights), `sum` losses are
+    added up, and the seeds of random layers are saved; on one without, all batches count alike.
+
+    Example:
+
+    >>> import keras
+    >>> import keras_cool as kc
+    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model.compile(kc.optimizers.Accumulate("adam", steps=4), loss="mse")
+    >>> x, y = keras.ops.ones((64, 2)), keras.ops.ones((64, 1))
+    >>> history = model.fit(x, y, batch_size=8, verbose=0)
+    >>> int(model.optimizer.iterations)
+    2
+
+    Args:
+        optimizer: What takes the step: a float (plain gradient descent at that learning rate), a
+            `keras.optimizers.schedules.LearningRateSchedule` (the same, on a schedule), the name of
+            a Keras optimizer, or a Keras optimizer.
+        steps: How many batches make up a window: a positive integer, which `optimizer.steps = 8`
+            changes, between epochs too; or a function of the number of updates so far, written with
+            `keras.ops` (a `LearningRateSchedule` is one), whose value is rounded, and at least 1.
+        non_finite: What happens to a batch whose gradient is not finite, which never reaches the
+            weights. `"skip_update"`: the update of its window is skipped, as that of the large
+            batch would be. `"skip_batch"`: the batch alone is left out. Both are counted, as
+            `skipped_steps` and `skipped_batches`. Defaults to `"skip_update"`.
+        last_window: What happens at the end of an epoch to a window that is not full. `"update"`:
+            it gives an update, as a smaller last batch does. `"carry"`: the next epoch goes on with
+            it. `"drop"`: it is dropped. A model without the mixin needs
+            `keras_cool.callbacks.FinishWindow` for it; the window is carried on otherwise. Defaults
+            to `"update"`.
+        accumulator_dtype: String, the dtype of the accumulators, one copy of the weights. Defaults
+            to `"float32"`, also for models of 16 bits.
+        name: String or `None`. The name of the optimizer. Defaults to `"accumulate"`.
+
+    Raises:
+        ValueError: If `steps` is not positive, an option is not among those above, or the optimizer
+            accumulates itself, takes several gradients a step, or has to be outermost.
+        TypeError: If `optimizer` is none of the four, or `steps` is neither an integer nor a
+            function.
+
+    Reference:
+        Ott, Edunov, Grangier and Auli, 2018, "Scaling Neural Machine Translation", section 3.2
+        (delayed updates).
+    """
+
+    def __init__(
+        self,
+        optimizer,
+        steps,
+        non_finite="skip_update",
+        last_window="update",
+        accumulator_dtype="float32",
+        name=None,
+    ):
+        super().__init__(_checked_inner(optimizer), name)
+        _check_option("non_finite", non_finite, NON_FINITE)
+        _check_option("last_window", last_window, LAST_WINDOW)
+        self.non_finite = non_finite
+        self.last_window = last_window
+        self.accumulator_dtype = keras.backend.standardize_dtype(accumulator_dtype)
+        if "float" not in self.accumulator_dtype:
+            raise ValueError(
+                "`accumulator_dtype` is a floating-point dtype, for example 'float32'. It was "
+                f"given {accumulator_dtype!r}."
+            )
+        self._schedule = steps if callable(steps) else None
+        self._steps = self._counter("steps")
+        if self._schedule is None:
+            self._steps.assign(_checked_steps(steps))
+        self._batches = self._counter("batches")
+        self._window_weight = self.add_variable(
+            shape=(), dtype="float32", aggregation="only_first_replica", name="window_weight"
+        )
+        self._skipped_steps = self._counter("skipped_steps")
+        self._skipped_batches = self._counter("skipped_batches")
+        self._accumulators = {}
+        self._reached = set()
+        self._weight = 1.0
+
+    @property
+    def steps(self):
+        """How many batches make up a window: an integer, or the function that says so."""
+        return int(self._steps.numpy()) if self._schedule is None else self._schedule
+
+    @steps.setter
+    def steps(self, steps):
+        if self._schedule is not None or callable(steps):
+            raise TypeError(
+                "`steps` can be changed from one integer to another. This one "
+                f"{'is a function' if self._schedule else 'would become a function'}: make a new "
+                "Accumulate with it, and compile the model with that."
+            )
+        self._steps.assign(_checked_steps(steps))
+
+    def build(self, variables):
+        """Makes the accumulators, and the variables of the inner optimizer."""
+        if any(getattr(v, "overwrite_with_gradient", False) for v in variables):
+            raise ValueError(
+                "Accumulate adds up gradients, and this model has variables that are overwritten "
+                "with theirs (float8 scales). Train it with `microbatch_size=None` and the plain "
+                "optimizer."
+            )
+        super().build(variables)
+        for v in variables:
+            self._accumulators[id(v)] = self.add_variable(
+                shape=v.shape,
+                dtype=self.accumulator_dtype,
+                aggregation="only_first_replica",
+                layout=variable_layout(v),
+                name=f"{v.path.replace('/', '_')}_accumulator",
+            )
+
+    def apply(self, grads, trainable_variables=None):
+        """Adds gradients to the window, and updates the variables when that is full.
+
+        Args:
+            grads: List of tensors or `None`, one for each variable and of its shape.
+            trainable_variables: List of `keras.Variable`s. Defaults to those it was built on.
+        """
+        if not self.built:
+            self.build(list(trainable_variables))
+        variables = trainable_variables or trainable_variables_of(self)
+        pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
+        self._reached.update(id(v) for _, v in pairs)
+        gradients = backend.dense_sum_over_replicas([g for g, _ in pairs])
+        weight = ops.cast(self._weight, "float32")
+        if self.non_finite == "skip_batch":
+            weight, gradients = self._without_non_finite(weight, gradients)
+        for (_, v), g in zip(pairs, gradients, strict=True):
+            backend.add_scaled(self._accumulators[id(v)], g, weight)
+        self._window_weight.assign_add(weight)
+        self._batches.assign_add(1)
+        full = self._batches.value >= self._present_steps()
+        backend.apply_if(full, lambda: self._update(variables))
+
+    def finish_window(self):
+        """Deals with a window that is not full as `last_window` says; outside of a step.
+
+        `keras_cool.callbacks.FinishWindow` calls it at the end of each epoch.
+        """
+        if self.last_window == "carry" or not self.built or not int(self._batches.numpy()):
+            return
+        update = self._update if self.last_window == "update" else self._reset
+        backend.on_all_replicas(self._batches, update, trainable_variables_of(self))
+
+    @contextlib.contextmanager
+    def weighing(self, weight):
+        """Within it the gradients that `apply` is given count by `weight`, a positive scalar."""
+        outer, self._weight = self._weight, weight
+        try:
+            yield
+        finally:
+            self._weight = outer
+
+    def share(self):
+        """A batch's share of the batches of a window, a scalar tensor."""
+        return 1.0 / ops.cast(self._present_steps(), "float32")
+
+    def step_logs(self):
+        """What a step adds to the logs: a dictionary of names and scalar tensors."""
+        logs = {"skipped_steps": self._skipped_steps.value + 0}  # + 0: a copy
+        if self.non_finite == "skip_batch":
+            logs["skipped_batches"] = self._skipped_batches.value + 0
+        return logs
+
+    def get_config(self):
+        """The configuration: the arguments it was made with, `steps` as it is at present."""
+        steps = self.steps
+        if self._schedule is not None:
+            steps = keras.saving.serialize_keras_object(self._schedule)
+        return {
+            **super().get_config(),
+            "steps": steps,
+            "non_finite": self.non_finite,
+            "last_window": self.last_window,
+            "accumulator_dtype": self.accumulator_dtype,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Makes the optimizer that `get_config` describes."""
+        steps = config["steps"]
+        if not isinstance(steps, int):
+            steps = keras.saving.deserialize_keras_object(steps, custom_objects)
+        return super().from_config({**config, "steps": steps}, custom_objects)
+
+    def _present_steps(self):
+        if self._schedule is None:
+            return self._steps.value
+        steps = ops.convert_to_tensor(self._schedule(self.iterations.value))
+        return ops.maximum(ops.cast(ops.round(ops.cast(steps, "float32")), "int32"), 1)
+
+    def _without_non_finite(self, weight, gradients):
+        finite = backend.all_finite(gradients)
+        self._skipped_batches.assign_add(ops.cast(ops.logical_not(finite), "int32"))
+        gradients = [ops.where(finite, g, ops.zeros_like(g)) for g in gradients]
+        return ops.where(finite, weight, ops.zeros_like(weight)), gradients
+
+    def _update(self, variables):
+        """Takes the step with the mean over the window, if that is finite, and starts the next."""
+        factor = 1.0 / (self._window_weight.value * backend.number_of_replicas())
+        gradients = [self._mean(v, factor) for v in variables]
+        finite = backend.all_finite([g for g in gradients if g is not None])
+        backend.apply_if(finite, lambda: self.inner_optimizer.apply(gradients, variables))
+        self._skipped_steps.assign_add(ops.cast(ops.logical_not(finite), "int32"))
+        self._reset(variables)
+
+    def _mean(self, variable, factor):
+        if id(variable) not in self._reached:
+            return None
+        accumulator = self._accumulators[id(variable)].value
+        mean = accumulator * ops.cast(factor, accumulator.dtype)
+        return ops.cast(mean, variable.dtype)
+
+    def _reset(self, variables):
+        for v in variables:
+            accumulator = self._accumulators[id(v)]
+            accumulator.assign(ops.zeros_like(accumulator.value))
+        self._window_weight.assign(0.0)
+        self._batches.assign(0)
+
+
+def _checked_inner(optimizer):
+    if hasattr(optimizer, "estimate_gradient"):
+        name = type(optimizer).__name__
+        raise ValueError(
+            f"Accumulate was given {name}, which needs the gradient of the whole batch at several "
+            "points; the batches of a window are gone by the time the second point is known. "
+            f"Let the model take the batch apart: model.compile({name}(...), microbatch_size=16), "
+            "with the large batch in `fit`."
+        )
+    if isinstance(optimizer, Accumulate):
+        raise ValueError(
+            "Accumulate was given Accumulate. Give it an ordinary optimizer, and the product of "
+            "both numbers as `steps`."
+        )
+    inner = interpret(optimizer, "Accumulate")
+    if inner.gradient_accumulation_steps:
+        raise ValueError(
+            f"The optimizer {inner.name!r} accumulates itself, with gradient_accumulation_steps="
+            f"{inner.gradient_accumulation_steps}. Make it without that argument: "
+            f"Accumulate({inner.name!r}, {inner.gradient_accumulation_steps})."
+        )
+    return inner
+
+
+def _checked_steps(steps):
+    if isinstance(steps, bool) or not isinstance(steps, Integral):
+        raise TypeError(
+            "`steps` is the number of batches that make up an update: a positive integer, or a "
+            f"function of the number of updates. It was given {steps!r} of type "
+            f"{type(steps).__name__}. For example: Accumulate('adam', steps=4)."
+        )
+    if steps < 1:
+        raise ValueError(
+            "`steps` is the number of batches that make up an update, at least 1. It was given "
+            f"{steps}. For example: Accumulate('adam', steps=4)."
+        )
+    return int(steps)
+
+
+def _check_option(name, value, options):
+    if value not in options:
+        raise ValueError(f"`{name}` is one of {', '.join(map(repr, options))}. Given: {value!r}.")

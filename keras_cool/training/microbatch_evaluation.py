@@ -1,0 +1,138 @@
+"""The gradient of a whole batch, computed one micro-batch at a time: `MicrobatchEvaluation`."""
+
+import keras
+from keras import ops, tree
+
+from keras_cool.backend import over_microbatches
+from keras_cool.gradients import densify
+from keras_cool.keras_private import OverlayScope
+from keras_cool.training.evaluation import Evaluation
+from keras_cool.training.whole_batch import UnknownNormaliserError, WholeBatchLosses
+
+
+class MicrobatchEvaluation(Evaluation):
+    """An `Evaluation` that has the activations of one micro-batch in memory at a time.
+
+    Micro-batches come one after another, and each goes on from the state in which the one before
+    left seeds, layer state and metrics.
+
+    Args:
+        microbatches: The `Microbatches` to split the batch into.
+        *args: As for `Evaluation`; the logs are those of the last micro-batch, whose metrics have
+            seen all. In `aux` the scalars are averaged over the samples; the other tensors have the
+            samples as their first dimension, and are joined.
+        **kwargs: As for `Evaluation`.
+    """
+
+    def __init__(self, microbatches, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._microbatches = microbatches
+
+    def _compute(self, point):
+        tensors, pack = self._microbatches.flatten(self._batch)
+        totals = []
+        if self._microbatches.losses_have_normalisers:
+            totals = self._normalisers(point, tensors, pack)
+        try:
+            return self._sum_over_microbatches(point, tensors, pack, totals)
+        except UnknownNormaliserError:
+            self._microbatches.losses_have_normalisers = True
+            return self._compute(point)
+
+    def _normalisers(self, point, tensors, pack):
+        """The losses' normalisers, summed over the batch: a forward pass, of which a compiler
+        leaves what they depend on."""
+
+        def body(state, microbatch, share):
+            losses = WholeBatchLosses(share)
+            with OverlayScope(zip(self.variables, point, strict=True)), losses.correcting():
+                self._loss_function(*pack(microbatch))
+            return losses.normalisers, [], []
+
+        return over_microbatches(body, list, tensors, self._microbatches.size)[0]
+
+    def _sum_over_microbatches(self, point, tensors, pack, totals):
+        assigned, result = [], {}
+        missing = [True] * len(self.variables)
+
+        def body(state, microbatch, share):
+            window_share = 1.0 if self._window_share is None else self._window_share
+            losses = WholeBatchLosses(share * window_share, totals)
+            first = not result
+            with OverlayScope(zip(assigned, state, strict=True)) as scope:
+                loss, aux, logs, gradients = self._part(point, pack(microbatch), losses, share)
+            _note_assigned(assigned, scope, first)
+            missing[:] = [m and g is None for m, g in zip(missing, gradients, strict=True)]
+            result.update(aux=aux, logs=logs, normaliser=losses.only_normaliser(totals))
+            scalars, rows = _split_aux(aux, microbatch[0])
+            sums = [densify(g, p) for g, p in zip(gradients, point, strict=True)]
+            sums += [s * ops.cast(share, s.dtype) for s in [loss, *scalars]]
+            state = [scope.get_current_value(v) for v in assigned]
+            return [_wide(s) for s in sums], state, [*rows, *_tensors(logs)]
+
+        def state():
+            return [v.value for v in assigned]
+
+        sums, new_state, outputs = over_microbatches(body, state, tensors, self._microbatches.size)
+        for variable, value in zip(assigned, new_state, strict=True):
+            variable.assign(value)
+        self.normaliser = result["normaliser"]
+
+        gradients = [
+            None if absent else ops.cast(g, p.dtype)
+            for g, p, absent in zip(sums, point, missing, strict=False)
+        ]
+        loss, *scalars = sums[len(point) :]
+        logs = _tensors(result["logs"])
+        rows, last_logs = outputs[: len(outputs) - len(logs)], outputs[len(outputs) - len(logs) :]
+        aux = _joined_aux(result["aux"], scalars, rows)
+        return loss, aux, _with_tensors(result["logs"], [y[-1] for y in last_logs]), gradients
+
+
+def _note_assigned(assigned, scope, first):
+    known = {id(v) for v in assigned}
+    new = [variable for variable, _ in scope.updates if id(variable) not in known]
+    if new and not first:
+        raise ValueError(
+            f"A later micro-batch assigns to variables that the first one did not: "
+            f"{[v.path for v in new]}. Assign to the same variables in each."
+        )
+    assigned.extend(new)
+
+
+def _wide(tensor):
+    """Sums of 16-bit numbers are made in 32 bits."""
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return ops.cast(tensor, "float32") if dtype in ("float16", "bfloat16") else tensor
+
+
+def _tensors(nest):
+    return [leaf for leaf in tree.flatten(nest) if ops.is_tensor(leaf)]
+
+
+def _with_tensors(nest, tensors):
+    remaining = iter(tensors)
+    return tree.map_structure(lambda x: next(remaining) if ops.is_tensor(x) else x, nest)
+
+
+def _split_aux(aux, microbatch):
+    """The scalars of `aux`, to be averaged, and its other tensors, to be joined."""
+    tensors = _tensors(aux)
+    scalars = [t for t in tensors if len(t.shape) == 0]
+    rows = [t for t in tensors if len(t.shape) > 0]
+    integers = any("float" not in keras.backend.standardize_dtype(t.dtype) for t in scalars)
+    if integers or any(t.shape[0] != microbatch.shape[0] for t in rows):
+        shapes = [f"{keras.backend.standardize_dtype(t.dtype)} {tuple(t.shape)}" for t in tensors]
+        raise ValueError(
+            "Under `microbatch_size` what a loss function returns beside the loss is either a "
+            "floating-point scalar, which is averaged over the samples, or has the samples as its "
+            f"first dimension, {microbatch.shape[0]} of them here. It returned: {shapes}."
+        )
+    return scalars, rows
+
+
+def _joined_aux(aux, scalars, rows):
+    scalars, rows = iter(scalars), iter(rows)
+    return _with_tensors(
+        aux, [next(rows) if len(t.shape) else next(scalars) for t in _tensors(aux)]
+    )

@@ -1,0 +1,111 @@
+"""The default step: one gradient, or an estimate from several, handed to the optimizer."""
+
+import contextlib
+
+import keras
+
+from keras_cool import backend
+from keras_cool.keras_private import OverlayScope
+
+
+def take_plain_step(model, evaluation):
+    """Applies the gradient at the present point; returns the logs.
+
+    Args:
+        model: The Keras model, with the mixin.
+        evaluation: The `Evaluation` of its loss on the batch.
+    """
+    variables = evaluation.variables
+    _, gradients = evaluation.raw([v.value for v in variables])
+    assign(evaluation.updates)
+    accumulate = accumulating_optimizer(model.optimizer)
+    if variables:
+        with _weighing(accumulate, evaluation):
+            model.apply_gradients(gradients, variables)
+    return evaluation.logs if accumulate is None else {**evaluation.logs, **accumulate.step_logs()}
+
+
+def take_estimated_step(model, evaluation, counter):
+    """Applies a gradient estimate, unless it is not finite; returns the logs.
+
+    Args:
+        model: The Keras model, with the mixin.
+        evaluation: The `Evaluation` of its loss on the batch.
+        counter: What counts the steps: the multi-gradient optimizer, or the model's `Microbatches`
+            where the estimate is the gradient itself.
+    """
+    method = multi_gradient_method(model.optimizer)
+    variables = evaluation.variables
+    point = [v.value for v in variables]
+    with OverlayScope() as scope:
+        if method is None:
+            _, estimate = evaluation(point)
+        else:
+            estimate = method.estimate_gradient(evaluation, point)
+        estimate = [e.value if isinstance(e, keras.Variable) else e for e in estimate]
+    finite = backend.all_finite(estimate)
+    replicas = backend.number_of_replicas()
+    if replicas > 1:  # whose gradients `apply` is going to add up
+        estimate = [g / replicas for g in estimate]
+    gradients = [
+        None if missing else g for g, missing in zip(estimate, evaluation.missing, strict=True)
+    ]
+
+    # Seeds and metrics go on in any case; weights of layers (moving statistics), the state of
+    # the method and the step itself hold only if the estimate is finite.
+    weights = {id(v) for v in model.weights}
+    assign((v, value) for v, value in evaluation.updates if id(v) not in weights)
+    held = [(v, value) for v, value in evaluation.updates if id(v) in weights] + scope.updates
+    held_variables, held_values = [v for v, _ in held], [value for _, value in held]
+    skips_itself = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+
+    def apply(gradients):
+        accepting = contextlib.nullcontext() if method is None else method.accepting_estimates()
+        with accepting:
+            model.apply_gradients(gradients, variables)
+
+    def update(values, gradients):
+        assign(zip(held_variables, values, strict=True))
+        if not skips_itself:
+            apply(gradients)
+
+    backend.apply_if(finite, update, held_values, gradients)
+    if skips_itself:
+        apply(gradients)  # it looks for itself, and lowers its scale
+    counter.count(evaluation.count, finite)
+    return {**evaluation.logs, **counter.step_logs()}
+
+
+def multi_gradient_method(optimizer):
+    """The multi-gradient optimizer that `optimizer` is or wraps, or `None`."""
+    return _inside_loss_scale(optimizer, "estimate_gradient")
+
+
+def accumulating_optimizer(optimizer):
+    """The `Accumulate` that `optimizer` is or wraps, or `None`."""
+    return _inside_loss_scale(optimizer, "weighing")
+
+
+def window_share(optimizer):
+    """A batch's share of the batches that an update is made of, or `None`: there is just one."""
+    accumulate = accumulating_optimizer(optimizer)
+    return None if accumulate is None else accumulate.share()
+
+
+def assign(updates):
+    """Assigns each variable its value: `updates` are pairs of the two."""
+    for variable, value in updates:
+        variable.assign(value)
+
+
+def _inside_loss_scale(optimizer, attribute):
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    return optimizer if hasattr(optimizer, attribute) else None
+
+
+def _weighing(accumulate, evaluation):
+    """The context in which the gradient counts by the normaliser of its loss, if it has one."""
+    if accumulate is None or evaluation.normaliser is None:
+        return contextlib.nullcontext()
+    return accumulate.weighing(evaluation.normaliser)
