@@ -78,3 +78,11 @@ def machine():
         f"Keras {keras.__version__}, {backend} {version}, {device}, "
         f"{os.cpu_count()} processors, Python {platform.python_version()}"
     )
+
+
+def settings():
+    """The environment variables that matter, as they stand before a command."""
+    names = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")  # glibc's; see results/README.md
+    given = {"KERAS_BACKEND": keras.backend.backend()}
+    given |= {name: os.environ[name] for name in names if name in os.environ}
+    return "".join(f"{name}={value} " for name, value in given.items())

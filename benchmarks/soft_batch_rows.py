@@ -12,6 +12,13 @@ LARGE = SMALL * COUNT
 SAMPLES = 10 * LARGE  # 10 updates an epoch
 
 
+def regression(samples=SAMPLES, outputs=1, **further):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(samples, 8)).astype("float32")
+    y = np.tanh(x @ rng.normal(size=(8, outputs))) + 0.1 * rng.normal(size=(samples, outputs))
+    return {"x": x, "y": y.astype("float32"), **further}
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One case: how model, optimizer and data are made, and how exact the result has to be.
@@ -31,17 +38,10 @@ class Row:
     build: Callable
     optimizer: Callable
     compile: dict = dataclasses.field(default_factory=lambda: {"loss": "mse"})
-    data: Callable = lambda: regression()
+    data: Callable = regression
     tolerance: float = 1e-6
     policy: str = "float32"
     inexact: dict = dataclasses.field(default_factory=dict)
-
-
-def regression(samples=SAMPLES, outputs=1, **further):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(samples, 8)).astype("float32")
-    y = np.tanh(x @ rng.normal(size=(8, outputs))) + 0.1 * rng.normal(size=(samples, outputs))
-    return {"x": x, "y": y.astype("float32"), **further}
 
 
 def weighted_regression():

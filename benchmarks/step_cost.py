@@ -4,12 +4,11 @@ Run it as `KERAS_BACKEND=jax python benchmarks/step_cost.py`; `--output FILE` al
 """
 
 import argparse
-import os
 import pathlib
 
 import keras
 import numpy as np
-from _timing import in_turn, machine, milliseconds, ratio, seconds_a_step
+from _timing import in_turn, machine, milliseconds, ratio, seconds_a_step, settings
 
 import keras_cool as kc
 
@@ -85,14 +84,6 @@ def measure(net, batch_size, steps, rounds):
             f"| {net} | {name} | {against} | {milliseconds(seconds[name]):.2f} | "
             f"{median:.2f} | {low:.2f} to {high:.2f} | {target} |"
         )
-
-
-def settings():
-    """The environment variables that matter, as they stand before a command."""
-    names = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")  # glibc's; see results/README.md
-    given = {"KERAS_BACKEND": keras.backend.backend()}
-    given |= {name: os.environ[name] for name in names if name in os.environ}
-    return "".join(f"{name}={value} " for name, value in given.items())
 
 
 def main():

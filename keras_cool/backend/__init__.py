@@ -2,13 +2,14 @@
 
 from importlib import import_module
 
-import keras
+from keras_cool.supported_backend import BACKEND
 
-_backend = import_module(f"{__name__}.{keras.backend.backend()}")
+_backend = import_module(f"{__name__}.{BACKEND}")
 
 SameRandomNumbers = _backend.SameRandomNumbers
-add_scaled = _backend.add_scaled
+accumulate = _backend.accumulate
 all_finite = _backend.all_finite
+all_finite_if = _backend.all_finite_if
 apply = _backend.apply
 apply_if = _backend.apply_if
 dense_sum_over_replicas = _backend.dense_sum_over_replicas
@@ -19,8 +20,9 @@ sum_over_replicas = _backend.sum_over_replicas
 
 __all__ = [
     "SameRandomNumbers",
-    "add_scaled",
+    "accumulate",
     "all_finite",
+    "all_finite_if",
     "apply",
     "apply_if",
     "dense_sum_over_replicas",

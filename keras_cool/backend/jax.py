@@ -85,6 +85,11 @@ def all_finite(tensors):
     return jnp.stack([jnp.all(jnp.isfinite(t)) for t in tensors]).all()
 
 
+def all_finite_if(condition, tensors):
+    """Whether `condition` is true and every entry of every tensor is finite."""
+    return jnp.logical_and(condition, all_finite(tensors))
+
+
 def number_of_replicas():
     """One: under `keras.distribution` a JAX step computes on the whole batch."""
     return 1
@@ -177,10 +182,12 @@ def _join(chunks, tail, devices):
     return joined.reshape(-1, *shape)
 
 
-def add_scaled(variable, tensor, scale):
-    """Adds `scale * tensor` to a variable."""
-    value = variable.value
-    variable.assign(value + tensor.astype(value.dtype) * scale.astype(value.dtype))
+def accumulate(variables, tensors, scale, first):
+    """Adds `scale` times each tensor to its variable, or sets it to that if `first` is true."""
+    for variable, tensor in zip(variables, tensors, strict=True):
+        value = variable.value
+        tensor = tensor.astype(value.dtype) * scale.astype(value.dtype)
+        variable.assign(jnp.where(first, tensor, value + tensor))
 
 
 def dense_sum_over_replicas(gradients):

@@ -41,6 +41,11 @@ def all_finite(tensors):
     return tf.reduce_all([tf.reduce_all(tf.math.is_finite(t)) for t in tensors])
 
 
+def all_finite_if(condition, tensors):
+    """Whether `condition` is true and every entry of every tensor is finite."""
+    return tf.cond(condition, lambda: all_finite(tensors), lambda: False)
+
+
 def number_of_replicas():
     """The number of replicas that compute parts of one batch."""
     return tf.distribute.get_strategy().num_replicas_in_sync
@@ -114,9 +119,21 @@ def _joined(stacked, output):
     return tf.reshape(stacked, tf.concat([[-1], tf.shape(output)[1:]], 0))
 
 
-def add_scaled(variable, tensor, scale):
-    """Adds `scale * tensor` to a variable."""
-    variable.value.assign_add(tf.cast(tensor, variable.dtype) * tf.cast(scale, variable.dtype))
+def accumulate(variables, tensors, scale, first):
+    """Adds `scale` times each tensor to its variable, or sets it to that if `first` is true."""
+    dtypes = [v.dtype for v in variables]
+    scaled = [tf.cast(t, d) * tf.cast(scale, d) for d, t in zip(dtypes, tensors, strict=True)]
+
+    def start(tensors):
+        for variable, tensor in zip(variables, tensors, strict=True):
+            variable.value.assign(tensor)
+
+    def add(tensors):
+        for variable, tensor in zip(variables, tensors, strict=True):
+            variable.value.assign_add(tensor)
+
+    apply_if(first, start, scaled)
+    apply_if(tf.logical_not(first), add, scaled)
 
 
 def dense_sum_over_replicas(gradients):

@@ -57,6 +57,11 @@ def all_finite(tensors):
     return torch.stack([torch.isfinite(t).all() for t in tensors]).all()
 
 
+def all_finite_if(condition, tensors):
+    """Whether `condition` is true and every entry of every tensor is finite."""
+    return all_finite(tensors) if condition else torch.zeros_like(condition)
+
+
 def number_of_replicas():
     """One: `fit` on PyTorch runs one process's share of the data."""
     return 1
@@ -96,13 +101,18 @@ def _add(sums, more, in_place):
     return sums
 
 
-def add_scaled(variable, tensor, scale):
-    """Adds `scale * tensor` to a variable."""
-    if in_stateless_scope():
-        variable.assign(variable.value + tensor * scale)
-    else:
-        with torch.no_grad():
-            variable.value.addcmul_(tensor.to(variable.value.dtype), scale)
+def accumulate(variables, tensors, scale, first):
+    """Adds `scale` times each tensor to its variable, or sets it to that if `first` is true."""
+    first, in_place = bool(first), not in_stateless_scope()
+    for variable, tensor in zip(variables, tensors, strict=True):
+        value = variable.value
+        tensor, factor = tensor.to(value.dtype), scale.to(value.dtype)
+        if in_place and first:
+            torch.mul(tensor, factor, out=value.data)
+        elif in_place:
+            value.data.addcmul_(tensor, factor)  # one pass over the memory
+        else:
+            variable.assign(tensor * factor if first else value + tensor * factor)
 
 
 def dense_sum_over_replicas(gradients):

@@ -7,13 +7,9 @@ from typing import Any
 import keras
 
 from keras_cool.keras_private import OverlayScope
+from keras_cool.supported_backend import BACKEND
 
-if keras.backend.backend() not in ("jax", "tensorflow", "torch"):
-    raise ImportError(
-        "keras_cool runs on the Keras backends jax, tensorflow and torch; the backend in use is "
-        f"{keras.backend.backend()}. Set KERAS_BACKEND to one of the three before Python starts."
-    )
-backend_gradients = import_module(f"{__name__}.{keras.backend.backend()}")
+backend_gradients = import_module(f"{__name__}.{BACKEND}")
 densify = backend_gradients.densify
 
 

@@ -156,12 +156,16 @@ class Accumulate(OptimizerWrapper):
         weight = ops.cast(self._weight, "float32")
         if self.non_finite == "skip_batch":
             weight, gradients = self._without_non_finite(weight, gradients)
-        for (_, v), g in zip(pairs, gradients, strict=True):
-            backend.add_scaled(self._accumulators[id(v)], g, weight)
-        self._window_weight.assign_add(weight)
-        self._batches.assign_add(1)
-        full = self._batches.value >= self._present_steps()
-        backend.apply_if(full, lambda: self._update(variables))
+        # A window starts by overwriting what the one before left: nothing is reset at its end.
+        first = self._batches.value == 0
+        accumulators = [self._accumulators[id(v)] for _, v in pairs]
+        backend.accumulate(accumulators, gradients, weight, first)
+        total = self._window_weight.value
+        self._window_weight.assign(ops.where(first, weight, total + weight))
+        batches = self._batches.value + 1
+        full = batches >= self._present_steps()
+        self._batches.assign(ops.where(full, 0, batches))
+        self._update_if(full, variables)
 
     def finish_window(self):
         """Deals with a window that is not full as `last_window` says; outside of a step.
@@ -170,8 +174,11 @@ class Accumulate(OptimizerWrapper):
         """
         if self.last_window == "carry" or not self.built or not int(self._batches.numpy()):
             return
-        update = self._update if self.last_window == "update" else self._reset
-        backend.on_all_replicas(self._batches, update, trainable_variables_of(self))
+        if self.last_window == "update":
+            variables = trainable_variables_of(self)
+            full = ops.convert_to_tensor(True)
+            backend.on_all_replicas(self._batches, self._update_if, full, variables)
+        self._batches.assign(0)
 
     @contextlib.contextmanager
     def weighing(self, weight):
@@ -226,14 +233,19 @@ class Accumulate(OptimizerWrapper):
         gradients = [ops.where(finite, g, ops.zeros_like(g)) for g in gradients]
         return ops.where(finite, weight, ops.zeros_like(weight)), gradients
 
-    def _update(self, variables):
-        """Takes the step with the mean over the window, if that is finite, and starts the next."""
-        factor = 1.0 / (self._window_weight.value * backend.number_of_replicas())
-        gradients = [self._mean(v, factor) for v in variables]
-        finite = backend.all_finite([g for g in gradients if g is not None])
-        backend.apply_if(finite, lambda: self.inner_optimizer.apply(gradients, variables))
-        self._skipped_steps.assign_add(ops.cast(ops.logical_not(finite), "int32"))
-        self._reset(variables)
+    def _update_if(self, full, variables):
+        """Takes the step with the mean over the window, if that is `full`, and finite."""
+        finite = backend.all_finite_if(
+            full, [self._accumulators[id(v)].value for v in variables if id(v) in self._reached]
+        )
+
+        def update():
+            factor = 1.0 / (self._window_weight.value * backend.number_of_replicas())
+            self.inner_optimizer.apply([self._mean(v, factor) for v in variables], variables)
+
+        backend.apply_if(finite, update)
+        skipped = ops.logical_and(full, ops.logical_not(finite))
+        self._skipped_steps.assign_add(ops.cast(skipped, "int32"))
 
     def _mean(self, variable, factor):
         if id(variable) not in self._reached:
@@ -241,13 +253,6 @@ class Accumulate(OptimizerWrapper):
         accumulator = self._accumulators[id(variable)].value
         mean = accumulator * ops.cast(factor, accumulator.dtype)
         return ops.cast(mean, variable.dtype)
-
-    def _reset(self, variables):
-        for v in variables:
-            accumulator = self._accumulators[id(v)]
-            accumulator.assign(ops.zeros_like(accumulator.value))
-        self._window_weight.assign(0.0)
-        self._batches.assign(0)
 
 
 def _checked_inner(optimizer):

@@ -2,8 +2,8 @@
 
 from importlib import import_module
 
-import keras
+from keras_cool.supported_backend import BACKEND
 
-BackendStep = import_module(f"keras_cool.training.{keras.backend.backend()}").BackendStep
+BackendStep = import_module(f"keras_cool.training.{BACKEND}").BackendStep
 
 __all__ = ["BackendStep"]

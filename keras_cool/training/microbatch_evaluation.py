@@ -112,7 +112,8 @@ def _tensors(nest):
 
 def _with_tensors(nest, tensors):
     remaining = iter(tensors)
-    return tree.map_structure(lambda x: next(remaining) if ops.is_tensor(x) else x, nest)
+    leaves = [next(remaining) if ops.is_tensor(x) else x for x in tree.flatten(nest)]
+    return tree.pack_sequence_as(nest, leaves)
 
 
 def _split_aux(aux, microbatch):
