@@ -12,7 +12,7 @@ all_finite = _backend.all_finite
 all_finite_if = _backend.all_finite_if
 apply = _backend.apply
 apply_if = _backend.apply_if
-dense_sum_over_replicas = _backend.dense_sum_over_replicas
+gradients_of_all_replicas = _backend.gradients_of_all_replicas
 number_of_replicas = _backend.number_of_replicas
 on_all_replicas = _backend.on_all_replicas
 over_microbatches = _backend.over_microbatches
@@ -25,7 +25,7 @@ __all__ = [
     "all_finite_if",
     "apply",
     "apply_if",
-    "dense_sum_over_replicas",
+    "gradients_of_all_replicas",
     "number_of_replicas",
     "on_all_replicas",
     "over_microbatches",

@@ -186,12 +186,12 @@ def accumulate(variables, tensors, scale, first):
     """Adds `scale` times each tensor to its variable, or sets it to that if `first` is true."""
     for variable, tensor in zip(variables, tensors, strict=True):
         value = variable.value
-        tensor = tensor.astype(value.dtype) * scale.astype(value.dtype)
+        tensor = tensor.astype(value.dtype) * jnp.asarray(scale, value.dtype)
         variable.assign(jnp.where(first, tensor, value + tensor))
 
 
-def dense_sum_over_replicas(gradients):
-    """The gradients, as dense tensors of the whole batch."""
+def gradients_of_all_replicas(gradients):
+    """The gradients, as they are: the compiler puts the reductions in."""
     return gradients
 
 

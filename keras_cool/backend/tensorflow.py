@@ -38,7 +38,13 @@ def _then(update, *values):
 
 def all_finite(tensors):
     """Whether every entry of every tensor is finite, as a scalar boolean tensor."""
-    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(t)) for t in tensors])
+    # One pass over the memory, where a look at each entry takes two.
+    total = tf.add_n([tf.cast(tf.reduce_sum(t), "float32") for t in tensors])
+
+    def look_at_each():  # something is not finite, or the sum of finite entries has overflowed
+        return tf.reduce_all([tf.reduce_all(tf.math.is_finite(t)) for t in tensors])
+
+    return tf.cond(tf.math.is_finite(total), lambda: True, look_at_each)
 
 
 def all_finite_if(condition, tensors):
@@ -121,8 +127,7 @@ def _joined(stacked, output):
 
 def accumulate(variables, tensors, scale, first):
     """Adds `scale` times each tensor to its variable, or sets it to that if `first` is true."""
-    dtypes = [v.dtype for v in variables]
-    scaled = [tf.cast(t, d) * tf.cast(scale, d) for d, t in zip(dtypes, tensors, strict=True)]
+    scaled = [_scaled(t, scale, v.dtype) for v, t in zip(variables, tensors, strict=True)]
 
     def start(tensors):
         for variable, tensor in zip(variables, tensors, strict=True):
@@ -130,14 +135,29 @@ def accumulate(variables, tensors, scale, first):
 
     def add(tensors):
         for variable, tensor in zip(variables, tensors, strict=True):
-            variable.value.assign_add(tensor)
+            if isinstance(tensor, tf.IndexedSlices):
+                variable.value.scatter_add(tensor)
+            else:
+                variable.value.assign_add(tensor)
 
     apply_if(first, start, scaled)
     apply_if(tf.logical_not(first), add, scaled)
 
 
-def dense_sum_over_replicas(gradients):
-    """The gradients of all replicas, summed, as dense tensors."""
+def _scaled(tensor, scale, dtype):
+    tensor = tf.cast(tensor, dtype)
+    if not tf.is_tensor(scale) and scale == 1:
+        return tensor
+    if isinstance(tensor, tf.IndexedSlices):
+        values = tensor.values * tf.cast(scale, dtype)
+        return tf.IndexedSlices(values, tensor.indices, tensor.dense_shape)
+    return tensor * tf.cast(scale, dtype)
+
+
+def gradients_of_all_replicas(gradients):
+    """The gradients of all replicas, summed; sparse ones stay sparse where there is one replica."""
+    if number_of_replicas() == 1:
+        return gradients
     gradients = [tf.convert_to_tensor(g) for g in gradients]
     return sum_over_replicas(tf.zeros(()), gradients)[1]
 

@@ -106,7 +106,7 @@ def accumulate(variables, tensors, scale, first):
     first, in_place = bool(first), not in_stateless_scope()
     for variable, tensor in zip(variables, tensors, strict=True):
         value = variable.value
-        tensor, factor = tensor.to(value.dtype), scale.to(value.dtype)
+        tensor, factor = tensor.to(value.dtype), torch.as_tensor(scale, dtype=value.dtype)
         if in_place and first:
             torch.mul(tensor, factor, out=value.data)
         elif in_place:
@@ -115,7 +115,7 @@ def accumulate(variables, tensors, scale, first):
             variable.assign(tensor * factor if first else value + tensor * factor)
 
 
-def dense_sum_over_replicas(gradients):
+def gradients_of_all_replicas(gradients):
     """The gradients, as they are: there is one replica."""
     return gradients
 

@@ -152,14 +152,15 @@ class Accumulate(OptimizerWrapper):
         variables = trainable_variables or trainable_variables_of(self)
         pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
         self._reached.update(id(v) for _, v in pairs)
-        gradients = backend.dense_sum_over_replicas([g for g, _ in pairs])
-        weight = ops.cast(self._weight, "float32")
+        gradients = backend.gradients_of_all_replicas([g for g, _ in pairs])
+        weight = self._weight
         if self.non_finite == "skip_batch":
             weight, gradients = self._without_non_finite(weight, gradients)
         # A window starts by overwriting what the one before left: nothing is reset at its end.
         first = self._batches.value == 0
         accumulators = [self._accumulators[id(v)] for _, v in pairs]
         backend.accumulate(accumulators, gradients, weight, first)
+        weight = ops.cast(weight, "float32")
         total = self._window_weight.value
         self._window_weight.assign(ops.where(first, weight, total + weight))
         batches = self._batches.value + 1
@@ -228,6 +229,8 @@ class Accumulate(OptimizerWrapper):
         return ops.maximum(ops.cast(ops.round(ops.cast(steps, "float32")), "int32"), 1)
 
     def _without_non_finite(self, weight, gradients):
+        gradients = [ops.convert_to_tensor(g) for g in gradients]  # sparse ones too
+        weight = ops.cast(weight, "float32")
         finite = backend.all_finite(gradients)
         self._skipped_batches.assign_add(ops.cast(ops.logical_not(finite), "int32"))
         gradients = [ops.where(finite, g, ops.zeros_like(g)) for g in gradients]
