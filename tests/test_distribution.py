@@ -1,4 +1,4 @@
-"""Heun on several devices equals one device."""
+"""Heun, and soft batches, on several devices equal one device."""
 
 import contextlib
 
@@ -14,15 +14,18 @@ X = RNG.normal(size=(64, 6)).astype("float32")
 Y = np.tanh(X[:, :1] * X[:, 1:2]).astype("float32")
 
 
-def fit(optimizer, scope=contextlib.nullcontext, model_class=kc.Model):
+def fit(optimizer, scope=contextlib.nullcontext, model_class=kc.Model, options=None):
     """Trains inside the scope; batches of 16, so that a part of each goes to each device."""
     with scope():
         keras.utils.set_random_seed(0)
         inputs = keras.Input((6,))
         h = keras.layers.Dense(12, activation="tanh")(inputs)
         model = model_class(inputs, keras.layers.Dense(1, kernel_regularizer="l2")(h))
-        model.compile(optimizer(), loss="mse", metrics=["mae"])
-        history = model.fit(X, Y, batch_size=16, epochs=3, shuffle=False, verbose=0).history
+        model.compile(optimizer(), loss="mse", metrics=["mae"], **(options or {}))
+        callbacks = [] if model_class is not keras.Model else [kc.callbacks.FinishWindow()]
+        history = model.fit(
+            X, Y, batch_size=16, epochs=3, shuffle=False, verbose=0, callbacks=callbacks
+        ).history
         return model.get_weights(), history
 
 
@@ -38,10 +41,21 @@ class OwnStep(kc.Model):
         return super().multi_gradient_step(x, y, sample_weight)
 
 
+def accumulating():
+    """4 batches an epoch: a window of 3, and one that is not full."""
+    return kc.optimizers.Accumulate(keras.optimizers.Adam(0.01), 3)
+
+
 OPTIMIZERS = {
     "heun": (lambda: kc.optimizers.Heun(0.1), kc.Model),
     "heun-adam": (lambda: kc.optimizers.Heun("adam"), kc.Model),
     "adam-own-step": (lambda: keras.optimizers.Adam(0.01), OwnStep),
+    # The share of a device is 4 samples on JAX, 8 on TensorFlow.
+    "microbatch_size": (lambda: keras.optimizers.Adam(0.01), kc.Model, {"microbatch_size": 2}),
+    "microbatch_size-uneven": (lambda: kc.optimizers.Heun(0.1), kc.Model, {"microbatch_size": 3}),
+    "accumulate": (accumulating, kc.Model),
+    "accumulate-keras.Model": (accumulating, keras.Model),
+    "accumulate-microbatch_size": (accumulating, kc.Model, {"microbatch_size": 3}),
 }
 
 
@@ -64,9 +78,9 @@ if BACKEND == "jax":
             keras.distribution.set_distribution(None)
 
     def test_four_devices_equal_one(case):
-        optimizer, model_class = case
-        expected = fit(optimizer, model_class=model_class)
-        assert_same(fit(optimizer, data_parallel, model_class), expected)
+        optimizer, model_class, *options = case
+        expected = fit(optimizer, contextlib.nullcontext, model_class, *options)
+        assert_same(fit(optimizer, data_parallel, model_class, *options), expected)
 
 
 if BACKEND == "tensorflow":
@@ -79,9 +93,9 @@ if BACKEND == "tensorflow":
         return tf.distribute.MirroredStrategy([d.name for d in devices])
 
     def test_two_replicas_equal_one(case, strategy):
-        optimizer, model_class = case
-        expected = fit(optimizer, model_class=model_class)
-        assert_same(fit(optimizer, strategy.scope, model_class), expected)
+        optimizer, model_class, *options = case
+        expected = fit(optimizer, contextlib.nullcontext, model_class, *options)
+        assert_same(fit(optimizer, strategy.scope, model_class, *options), expected)
 
     def test_a_non_finite_step_is_skipped_on_all_replicas(strategy):
         with strategy.scope():

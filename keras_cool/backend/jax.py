@@ -195,6 +195,6 @@ def gradients_of_all_replicas(gradients):
     return gradients
 
 
-def on_all_replicas(variable, function, *args):
-    """Runs `function(*args)`, outside of a step, wherever `variable` has a copy."""
-    function(*args)
+def on_all_replicas(variable, function):
+    """Runs `function()`, outside of a step, wherever `variable` has a copy."""
+    function()

@@ -162,10 +162,10 @@ def gradients_of_all_replicas(gradients):
     return sum_over_replicas(tf.zeros(()), gradients)[1]
 
 
-def on_all_replicas(variable, function, *args):
-    """Runs `function(*args)`, outside of a step, wherever `variable` has a copy."""
+def on_all_replicas(variable, function):
+    """Runs `function()`, outside of a step, wherever `variable` has a copy."""
     strategy = getattr(variable.value, "distribute_strategy", None)
-    if strategy is None:
-        function(*args)
+    if strategy is None or strategy.num_replicas_in_sync == 1:
+        function()
     else:
-        strategy.run(function, args=args)
+        strategy.run(tf.function(function))

@@ -97,12 +97,12 @@ class Accumulate(OptimizerWrapper):
         self._steps = self._counter("steps")
         if self._schedule is None:
             self._steps.assign(_checked_steps(steps))
-        self._batches = self._counter("batches")
+        self.batches = self._counter("batches")
         self._window_weight = self.add_variable(
             shape=(), dtype="float32", aggregation="only_first_replica", name="window_weight"
         )
-        self._skipped_steps = self._counter("skipped_steps")
-        self._skipped_batches = self._counter("skipped_batches")
+        self.skipped_steps = self._counter("skipped_steps")
+        self.skipped_batches = self._counter("skipped_batches")
         self._accumulators = {}
         self._reached = set()
         self._weight = 1.0
@@ -157,15 +157,15 @@ class Accumulate(OptimizerWrapper):
         if self.non_finite == "skip_batch":
             weight, gradients = self._without_non_finite(weight, gradients)
         # A window starts by overwriting what the one before left: nothing is reset at its end.
-        first = self._batches.value == 0
+        first = self.batches.value == 0
         accumulators = [self._accumulators[id(v)] for _, v in pairs]
         backend.accumulate(accumulators, gradients, weight, first)
         weight = ops.cast(weight, "float32")
         total = self._window_weight.value
         self._window_weight.assign(ops.where(first, weight, total + weight))
-        batches = self._batches.value + 1
+        batches = self.batches.value + 1
         full = batches >= self._present_steps()
-        self._batches.assign(ops.where(full, 0, batches))
+        self.batches.assign(ops.where(full, 0, batches))
         self._update_if(full, variables)
 
     def finish_window(self):
@@ -173,13 +173,14 @@ class Accumulate(OptimizerWrapper):
 
         `keras_cool.callbacks.FinishWindow` calls it at the end of each epoch.
         """
-        if self.last_window == "carry" or not self.built or not int(self._batches.numpy()):
+        if self.last_window == "carry" or not self.built or not int(self.batches.numpy()):
             return
         if self.last_window == "update":
             variables = trainable_variables_of(self)
-            full = ops.convert_to_tensor(True)
-            backend.on_all_replicas(self._batches, self._update_if, full, variables)
-        self._batches.assign(0)
+            backend.on_all_replicas(
+                self.batches, lambda: self._update_if(ops.convert_to_tensor(True), variables)
+            )
+        self.batches.assign(0)
 
     @contextlib.contextmanager
     def weighing(self, weight):
@@ -196,9 +197,9 @@ class Accumulate(OptimizerWrapper):
 
     def step_logs(self):
         """What a step adds to the logs: a dictionary of names and scalar tensors."""
-        logs = {"skipped_steps": self._skipped_steps.value + 0}  # + 0: a copy
+        logs = {"skipped_steps": self.skipped_steps.value + 0}  # + 0: a copy
         if self.non_finite == "skip_batch":
-            logs["skipped_batches"] = self._skipped_batches.value + 0
+            logs["skipped_batches"] = self.skipped_batches.value + 0
         return logs
 
     def get_config(self):
@@ -232,23 +233,23 @@ class Accumulate(OptimizerWrapper):
         gradients = [ops.convert_to_tensor(g) for g in gradients]  # sparse ones too
         weight = ops.cast(weight, "float32")
         finite = backend.all_finite(gradients)
-        self._skipped_batches.assign_add(ops.cast(ops.logical_not(finite), "int32"))
+        self.skipped_batches.assign_add(ops.cast(ops.logical_not(finite), "int32"))
         gradients = [ops.where(finite, g, ops.zeros_like(g)) for g in gradients]
         return ops.where(finite, weight, ops.zeros_like(weight)), gradients
 
     def _update_if(self, full, variables):
         """Takes the step with the mean over the window, if that is `full`, and finite."""
-        finite = backend.all_finite_if(
-            full, [self._accumulators[id(v)].value for v in variables if id(v) in self._reached]
-        )
+        weight = self._window_weight.value
+        reached = [self._accumulators[id(v)].value for v in variables if id(v) in self._reached]
+        ready = backend.all_finite_if(ops.logical_and(full, weight > 0), reached)
 
         def update():
-            factor = 1.0 / (self._window_weight.value * backend.number_of_replicas())
+            factor = 1.0 / (weight * backend.number_of_replicas())
             self.inner_optimizer.apply([self._mean(v, factor) for v in variables], variables)
 
-        backend.apply_if(finite, update)
-        skipped = ops.logical_and(full, ops.logical_not(finite))
-        self._skipped_steps.assign_add(ops.cast(skipped, "int32"))
+        backend.apply_if(ready, update)
+        skipped = ops.logical_and(full, ops.logical_not(ready))
+        self.skipped_steps.assign_add(ops.cast(skipped, "int32"))
 
     def _mean(self, variable, factor):
         if id(variable) not in self._reached:

@@ -36,6 +36,13 @@ def interpret(optimizer, method):
             "itself. Give it an ordinary Keras optimizer, for example "
             f"{method}({optimizer.inner_optimizer.name!r})."
         )
+    if hasattr(optimizer, "finish_window"):
+        raise ValueError(
+            f"{method} was given Accumulate. It needs the gradient of the whole batch at several "
+            "points; the batches of a window are gone by the time the second point is known. Let "
+            f"the model take the batch apart: model.compile({method}(...), microbatch_size=16), "
+            "with the large batch in `fit`."
+        )
     rate = learning_rate_variable(optimizer)
     if rate is not None:
         _checked_rate(float(ops.convert_to_numpy(rate)), method)

@@ -1,0 +1,451 @@
+"""`Accumulate`: windows, their ends, what does not count, and what it leaves to be seen."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_cool as kc
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(120, 6)).astype("float32")
+Y = np.tanh(X[:, :1] * X[:, 1:2]).astype("float32")
+
+MODELS = {"mixin": kc.Model, "keras": keras.Model}
+
+
+@pytest.fixture(params=MODELS)
+def model_class(request):
+    return MODELS[request.param]
+
+
+def net(model_class=kc.Model, dropout=0.0):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    h = keras.layers.Dense(12, activation="tanh")(inputs)
+    if dropout:
+        h = keras.layers.Dropout(dropout, seed=1)(h)
+    return model_class(inputs, keras.layers.Dense(1)(h))
+
+
+def compiled(model_class, optimizer, **options):
+    model = net(model_class)
+    model.compile(optimizer, loss="mse", **options)
+    return model
+
+
+def accumulate(steps=3, optimizer="adam", **options):
+    return kc.optimizers.Accumulate(optimizer, steps, **options)
+
+
+def fit(model, batch_size=8, epochs=1, x=X, y=Y, callbacks=(), **options):
+    return model.fit(
+        x,
+        y,
+        batch_size=batch_size,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=list(callbacks),
+        **options,
+    ).history
+
+
+def assert_same_weights(model, expected, tolerance=1e-6):
+    a, b = (np.concatenate([w.ravel() for w in m.get_weights()]) for m in (model, expected))
+    assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b)
+
+
+def updates(model):
+    return int(model.optimizer.iterations.numpy())
+
+
+def test_steps_changed_between_epochs(model_class):
+    """15 batches of 8 an epoch: windows of 3, then of 5."""
+    model = compiled(model_class, accumulate(3))
+
+    class Change(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.optimizer.steps = (3, 5)[epoch]
+
+    fit(model, epochs=2, callbacks=[Change()])
+    expected = compiled(keras.Model, "adam")
+    fit(expected, batch_size=24)
+    fit(expected, batch_size=40)
+    assert model.optimizer.steps == 5
+    assert updates(model) == updates(expected) == 8
+    assert_same_weights(model, expected)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def growing(updates):
+    """Windows of 1, 2, 3, ... batches: the 15 of an epoch make up 5 updates."""
+    return 1.0 + ops.cast(updates, "float32")
+
+
+@pytest.mark.parametrize("as_schedule", [False, True])
+def test_steps_on_a_schedule_of_the_updates(model_class, as_schedule):
+    schedule = growing
+    if as_schedule:
+        schedule = keras.optimizers.schedules.PolynomialDecay(1.0, 4, end_learning_rate=5.0)
+    model = compiled(model_class, accumulate(schedule))
+    fit(model)
+    expected = compiled(keras.Model, "adam")
+    for i in range(5):
+        batch = slice(4 * i * (i + 1), 4 * (i + 1) * (i + 2))
+        expected.train_on_batch(X[batch], Y[batch])
+    assert updates(model) == 5
+    assert_same_weights(model, expected)
+
+
+def test_a_window_that_is_not_full_updates_before_validation():
+    """10 batches in windows of 4; the third update is of two batches."""
+    model = compiled(kc.Model, accumulate(4))
+    history = fit(model, x=X[:80], y=Y[:80], validation_data=(X[80:], Y[80:]))
+    expected = compiled(keras.Model, "adam")
+    expected_history = fit(
+        expected, 32, x=X[:80], y=Y[:80], validation_data=(X[80:], Y[80:]), epochs=1
+    )
+    assert_same_weights(model, expected)
+    assert history["val_loss"] == pytest.approx(expected_history["val_loss"], rel=1e-5)
+    assert history["loss"] == pytest.approx(expected_history["loss"], rel=1e-5)
+
+
+def test_a_window_carried_on(model_class):
+    """2 epochs of 10 batches in windows of 4 are 5 updates."""
+    model = compiled(model_class, accumulate(4, last_window="carry"))
+    callbacks = [] if model_class is kc.Model else [kc.callbacks.FinishWindow()]
+    fit(model, x=X[:80], y=Y[:80], epochs=2, callbacks=callbacks)
+    expected = compiled(keras.Model, "adam")
+    stream = np.r_[0:80, 0:80]
+    fit(expected, 32, x=X[stream], y=Y[stream])
+    assert updates(model) == 5
+    assert_same_weights(model, expected)
+
+
+def test_a_window_dropped(model_class):
+    model = compiled(model_class, accumulate(4, last_window="drop"))
+    callbacks = [] if model_class is kc.Model else [kc.callbacks.FinishWindow()]
+    fit(model, x=X[:80], y=Y[:80], epochs=2, callbacks=callbacks)
+    expected = compiled(keras.Model, "adam")
+    stream = np.r_[0:64, 0:64]
+    fit(expected, 32, x=X[stream], y=Y[stream])
+    assert_same_weights(model, expected)
+
+
+def test_finish_window_without_the_mixin():
+    model = compiled(keras.Model, accumulate(4))
+    fit(model, x=X[:80], y=Y[:80], epochs=2, callbacks=[kc.callbacks.FinishWindow()])
+    expected = compiled(keras.Model, "adam")
+    fit(expected, 32, x=X[:80], y=Y[:80], epochs=2)
+    assert_same_weights(model, expected)
+
+
+def test_finish_window_given_with_the_mixin_or_in_a_callback_list():
+    for callbacks in (
+        [kc.callbacks.FinishWindow()],
+        keras.callbacks.CallbackList([], add_history=True),
+    ):
+        model = compiled(kc.Model, accumulate(4))
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.set_model(model)
+        model.fit(X[:80], Y[:80], batch_size=8, shuffle=False, verbose=0, callbacks=callbacks)
+        assert updates(model) == 3
+
+
+def test_finish_window_for_another_optimizer():
+    model = compiled(keras.Model, "adam")
+    with pytest.raises(ValueError, match="leave the callback out"):
+        fit(model, callbacks=[kc.callbacks.FinishWindow()])
+
+
+def test_batches_of_unequal_size_are_weighted_by_it_with_the_mixin():
+    sizes = [8, 3, 13, 8, 1, 15]
+    model, expected = compiled(kc.Model, accumulate(3)), compiled(keras.Model, "adam")
+    start = 0
+    for i, size in enumerate(sizes):
+        model.train_on_batch(X[start : start + size], Y[start : start + size])
+        start += size
+        if i % 3 == 2:
+            expected.train_on_batch(X[start - 24 : start], Y[start - 24 : start])
+    assert_same_weights(model, expected)
+
+
+def not_finite(batch):
+    x = X.copy()
+    x[8 * batch] = np.inf
+    return x
+
+
+def test_a_batch_that_is_not_finite_skips_the_update_of_its_window(model_class):
+    model = compiled(model_class, accumulate(3))
+    logs = fit(model, x=not_finite(4))
+    expected = compiled(keras.Model, "adam")
+    rest = np.r_[0:24, 48:120]
+    fit(expected, 24, x=X[rest], y=Y[rest])
+    assert updates(model) == 4
+    assert int(model.optimizer.skipped_steps.numpy()) == 1
+    if model_class is kc.Model:
+        assert logs["skipped_steps"] == [1]
+    assert_same_weights(model, expected)
+
+
+def test_a_batch_that_is_not_finite_is_left_out(model_class):
+    model = compiled(model_class, accumulate(3, non_finite="skip_batch"))
+    logs = fit(model, x=not_finite(4))
+    expected = compiled(keras.Model, "adam")
+    for batch in (np.r_[0:24], np.r_[24:32, 40:48], np.r_[48:72], np.r_[72:96], np.r_[96:120]):
+        expected.train_on_batch(X[batch], Y[batch])
+    assert int(model.optimizer.skipped_batches.numpy()) == 1
+    if model_class is kc.Model:
+        assert logs["skipped_batches"] == [1]
+        assert logs["skipped_steps"] == [0]
+    assert_same_weights(model, expected)
+
+
+def test_a_window_without_a_finite_batch_is_skipped(model_class):
+    x = np.full_like(X, np.nan)
+    model = compiled(model_class, accumulate(3, non_finite="skip_batch"))
+    before = model.get_weights()
+    fit(model, x=x)
+    assert updates(model) == 0
+    assert int(model.optimizer.skipped_steps.numpy()) == 5
+    for a, b in zip(model.get_weights(), before):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_variable_without_gradient_keeps_its_value_and_warns(model_class):
+    class WithUnused(keras.layers.Layer):
+        def build(self, shape):
+            self.unused = self.add_weight(shape=(2,), initializer="ones", name="unused")
+
+        def call(self, x):
+            return x
+
+    keras.utils.set_random_seed(0)
+    layer = WithUnused()
+    inputs = keras.Input((6,))
+    model = model_class(inputs, keras.layers.Dense(1)(layer(inputs)))
+    decaying = keras.optimizers.AdamW(0.01, weight_decay=0.5)
+    model.compile(kc.optimizers.Accumulate(decaying, 3), loss="mse")
+    if keras.backend.backend() == "jax" and model_class is keras.Model:
+        fit(model)  # to Keras' own step on JAX its gradient is zero, and weight decay takes it on
+        return
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        fit(model)
+    np.testing.assert_array_equal(layer.unused.numpy(), [1, 1])
+
+
+def test_16_bit_models_accumulate_in_32(model_class):
+    keras.config.set_dtype_policy("bfloat16")
+    model = compiled(model_class, accumulate(15, optimizer=keras.optimizers.SGD(0.1)))
+    fit(model)
+    dtypes = {v.dtype for v in model.optimizer.variables if "accumulator" in v.name}
+    assert dtypes == {"float32"}
+    assert {v.dtype for v in model.trainable_variables} == {"bfloat16"}
+    assert updates(model) == 1
+
+
+def settings(optimizer):
+    optimizer.learning_rate = 0.25
+    return [float(optimizer.learning_rate.numpy()), optimizer.clipnorm, optimizer.weight_decay]
+
+
+def test_settings_read_and_write_through():
+    inner = keras.optimizers.AdamW(0.1, weight_decay=0.02, clipnorm=3.0)
+    assert settings(accumulate(4, inner)) == [0.25, 3.0, 0.02]
+    assert float(inner.learning_rate.numpy()) == 0.25
+
+
+CALLBACKS = {
+    "LearningRateScheduler": lambda path: keras.callbacks.LearningRateScheduler(
+        lambda epoch, rate: rate / 2
+    ),
+    "ReduceLROnPlateau": lambda path: keras.callbacks.ReduceLROnPlateau(
+        monitor="loss", patience=0, min_delta=10.0, factor=0.3
+    ),
+    "CSVLogger": lambda path: keras.callbacks.CSVLogger(path / "log.csv"),
+    "EarlyStopping": lambda path: keras.callbacks.EarlyStopping("val_loss", patience=2),
+    "SwapEMAWeights": lambda path: keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
+}
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_callbacks_see_what_they_would_see_with_the_large_batch(name, tmp_path):
+    """By both ways, with the mixin; 4 updates an epoch, the last of a window that is not full."""
+    ema = {"use_ema": True, "ema_momentum": 0.5} if name == "SwapEMAWeights" else {}
+
+    def adam():
+        return keras.optimizers.Adam(0.01, **ema)
+
+    results = []
+    for way, (optimizer, batch_size, options) in {
+        "large": (adam(), 32, {}),
+        "accumulate": (accumulate(4, adam()), 8, {}),
+        "microbatch_size": (adam(), 32, {"microbatch_size": 8}),
+    }.items():
+        folder = tmp_path / way
+        folder.mkdir()
+        model = compiled(kc.Model, optimizer, metrics=["mae"], **options)
+        logs = fit(
+            model,
+            batch_size,
+            epochs=3,
+            x=X[:104],
+            y=Y[:104],
+            validation_data=(X[104:], Y[104:]),
+            callbacks=[CALLBACKS[name](folder)],
+        )
+        logs.pop("skipped_steps", None)
+        columns = None
+        if name == "CSVLogger":
+            header, *lines = (folder / "log.csv").read_text().splitlines()
+            columns = np.array([line.split(",") for line in lines], "float64")
+            names = header.split(",")
+            kept = [names.index(c) for c in ("epoch", "loss", "mae", "val_loss")]
+            columns = columns[:, kept]
+        results.append((model, logs, columns))
+    (expected, expected_logs, expected_columns), *others = results
+    for model, logs, columns in others:
+        assert_same_weights(model, expected, 1e-5)
+        assert set(logs) == set(expected_logs)
+        for key, values in expected_logs.items():
+            assert logs[key] == pytest.approx(values, rel=1e-4), key
+        if columns is not None:
+            np.testing.assert_allclose(columns, expected_columns, rtol=1e-4)
+
+
+def test_saved_and_loaded_in_the_middle_of_a_window(model_class, tmp_path):
+    model = compiled(model_class, accumulate(4, last_window="carry"))
+    fit(model, x=X[:80], y=Y[:80])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert int(loaded.optimizer.batches.numpy()) == 2
+    for m in (loaded, model):
+        fit(m, x=X[80:], y=Y[80:])
+    assert_same_weights(loaded, model, tolerance=0)
+    for a, b in zip(loaded.optimizer.variables, model.optimizer.variables):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+@pytest.mark.parametrize("steps", [4, growing], ids=["integer", "function"])
+def test_config_round_trip(steps):
+    original = accumulate(
+        steps, non_finite="skip_batch", last_window="drop", accumulator_dtype="float64"
+    )
+    if steps == 4:
+        original.steps = 5
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(original))
+    assert copy.get_config() == original.get_config()
+    assert isinstance(copy.inner_optimizer, keras.optimizers.Adam)
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {folder!r})
+import keras, test_accumulate as t
+class Kill(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.epoch == 1 and batch == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.epoch = epoch
+t.train_with_backup({path!r}, [Kill()])
+"""
+
+
+def train_with_backup(path, callbacks=()):
+    """4 epochs of 15 batches in windows of 4, with dropout; a backup after each epoch."""
+    model = net(dropout=0.3)
+    model.compile(accumulate(4, last_window="carry"), loss="mse")
+    path = pathlib.Path(path)
+    saved = [
+        keras.callbacks.BackupAndRestore(path / "backup"),
+        keras.callbacks.ModelCheckpoint(path / "model.keras", save_freq=5),
+    ]
+    history = fit(model, epochs=4, callbacks=[*saved, *callbacks])
+    return model, history
+
+
+def test_killed_in_the_middle_of_a_window_and_resumed(tmp_path):
+    """By BackupAndRestore from the end of an epoch, by ModelCheckpoint from within one; both are
+    in the middle of a window. The weights are those of a run that nobody killed, to the bit."""
+    folder = str(pathlib.Path(__file__).parent)
+    code = KILLED.format(folder=folder, path=str(tmp_path))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    assert result.returncode == -signal.SIGKILL
+    metadata = json.loads((tmp_path / "backup" / "training_metadata.json").read_text())
+    assert metadata["epoch"] == 1
+
+    whole, _ = train_with_backup(tmp_path / "whole")
+    checkpoint = keras.saving.load_model(tmp_path / "model.keras")  # after 20 batches
+    assert int(checkpoint.optimizer.batches.numpy()) == 0
+    assert updates(checkpoint) == 5
+    fit(checkpoint, x=X[40:], y=Y[40:])  # the rest of the second epoch
+    fit(checkpoint, epochs=2)
+    assert_same_weights(checkpoint, whole, tolerance=0)
+
+    resumed, history = train_with_backup(tmp_path)
+    assert len(history["loss"]) == 3
+    assert_same_weights(resumed, whole, tolerance=0)
+    for a, b in zip(resumed.optimizer.variables, whole.optimizer.variables):
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+def test_steps_that_are_not_positive(steps):
+    with pytest.raises(ValueError, match=r"at least 1.*steps=4"):
+        accumulate(steps)
+
+
+@pytest.mark.parametrize("steps", [True, 2.0, 0.5, "4", None])
+def test_steps_that_are_no_number_of_batches(steps):
+    with pytest.raises(TypeError, match="positive integer"):
+        accumulate(steps)
+
+
+def test_steps_from_an_integer_to_a_function():
+    with pytest.raises(TypeError, match="make a new Accumulate"):
+        accumulate(4).steps = growing
+    with pytest.raises(TypeError, match="make a new Accumulate"):
+        accumulate(growing).steps = 4
+    with pytest.raises(ValueError, match="at least 1"):
+        accumulate(4).steps = 0
+
+
+@pytest.mark.parametrize("option", ["non_finite", "last_window"])
+def test_options_that_do_not_exist(option):
+    with pytest.raises(ValueError, match=f"`{option}` is one of"):
+        accumulate(4, **{option: "other"})
+
+
+def test_an_accumulator_of_integers():
+    with pytest.raises(ValueError, match="floating-point"):
+        accumulate(4, accumulator_dtype="int32")
+
+
+def test_optimizers_that_accumulate_themselves():
+    with pytest.raises(ValueError, match=r"Accumulate\('adam', 3\)"):
+        accumulate(4, keras.optimizers.Adam(gradient_accumulation_steps=3))
+    with pytest.raises(ValueError, match="the product of both"):
+        accumulate(4, accumulate(2))
+
+
+def test_several_gradients_a_step():
+    with pytest.raises(ValueError, match=r"model.compile\(Heun\(...\), microbatch_size=16\)"):
+        accumulate(4, kc.optimizers.Heun("adam"))
+    with pytest.raises(ValueError, match="microbatch_size"):
+        kc.optimizers.Heun(accumulate(4))
+
+
+def test_loss_scale_goes_around():
+    with pytest.raises(ValueError, match="goes around Accumulate"):
+        accumulate(4, keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()))

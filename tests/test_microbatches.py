@@ -1,0 +1,321 @@
+"""`microbatch_size`: in the step, in steps of one's own, and what else it has to leave alone."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_cool as kc
+
+BACKEND = keras.backend.backend()
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(120, 6)).astype("float32")
+Y = np.tanh(X[:, :1] * X[:, 1:2]).astype("float32")
+
+
+def net(model_class=kc.Model, *layers, **options):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    h = keras.layers.Dense(12, activation="tanh")(inputs)
+    for layer in layers:
+        h = layer(h)
+    return model_class(inputs, keras.layers.Dense(1)(h), **options)
+
+
+def fit(model, batch_size=48, epochs=2, **options):
+    return model.fit(
+        X, Y, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0, **options
+    ).history
+
+
+def assert_same_weights(model, expected, tolerance=1e-6):
+    a, b = (
+        np.concatenate([np.float64(ops.convert_to_numpy(w)).ravel() for w in m.weights])
+        for m in (model, expected)
+    )
+    assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b)
+
+
+def large_batch(optimizer="adam", loss="mse", batch_size=48, **options):
+    model = net(keras.Model)
+    model.compile(optimizer, loss=loss, **options)
+    return model, fit(model, batch_size)
+
+
+COMPILED = [{}, {"run_eagerly": True}]
+if (
+    BACKEND != "torch"
+):  # whose `jit_compile` is `torch.compile`, and which has no execution of steps
+    COMPILED += [{"jit_compile": BACKEND == "tensorflow"}, {"steps_per_execution": 2}]
+
+
+@pytest.mark.parametrize("options", COMPILED, ids=str)
+@pytest.mark.parametrize("size", [1, 7, 16, 48, 100])
+def test_any_size_under_any_compilation(size, options):
+    """Also where the micro-batches do not divide the batch, and where they are larger."""
+    if options and size != 7:
+        pytest.skip("other ways to compile are tried with one size")
+    expected, logs = large_batch(metrics=["mae"])
+    model = net()
+    model.compile("adam", loss="mse", metrics=["mae"], microbatch_size=size, **options)
+    history = fit(model)
+    assert_same_weights(model, expected)
+    assert history.pop("skipped_steps") == [0, 0]
+    assert history == {name: pytest.approx(values, rel=1e-5) for name, values in logs.items()}
+
+
+def test_injected_and_changed_between_fits():
+    expected, _ = large_batch()
+    fit(expected)
+    model = kc.inject(net(keras.Model))
+    model.compile("adam", loss="mse", microbatch_size=16)
+    assert model.microbatch_size == 16
+    fit(model)
+    model.microbatch_size = 10
+    fit(model)
+    assert_same_weights(model, expected)
+
+
+class OwnStep(kc.Model):
+    """A loss of one's own, what it returns beside the loss, and a metric updated inside it."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.seen = keras.metrics.Sum(name="seen")
+
+    def multi_gradient_step(self, x, y, sample_weight):
+        def loss_function(x, y):
+            y_pred = self(x, training=True)
+            self.seen.update_state(ops.ones_like(y))
+            error = ops.mean(ops.square(y_pred - y), axis=-1)
+            return ops.mean(error), {"predictions": y_pred, "squared": ops.mean(y_pred**2)}
+
+        variables = self.trainable_variables
+        (loss, aux), gradients = self.value_and_grad(
+            loss_function, variables, has_aux=True, batch=(x, y)
+        )
+        self.apply_gradients(gradients, variables)
+        return {
+            "loss": loss,
+            "seen": self.seen.result(),
+            "order": ops.mean(ops.abs(aux["predictions"] - self.after(x, aux["predictions"]))),
+            "difference": aux["squared"] - ops.mean(aux["predictions"] ** 2),
+        }
+
+    def after(self, x, predictions):
+        """The predictions for `x` once more; here the weights have changed by little."""
+        return self(x, training=False)
+
+
+def test_a_step_of_ones_own():
+    expected, _ = large_batch(keras.optimizers.SGD(1e-4))
+    model = net(OwnStep)
+    model.compile(keras.optimizers.SGD(1e-4), loss="mse", microbatch_size=7)
+    logs = fit(model)
+    assert_same_weights(model, expected)
+    assert logs["seen"] == [120, 120]
+    assert np.max(logs["order"]) < 1e-3  # the joined predictions are in the order of the samples
+    assert np.max(np.abs(logs["difference"])) < 1e-6
+
+
+def test_the_gradient_of_something_without_a_batch():
+    class Shrinking(kc.Model):
+        def multi_gradient_step(self, x, y, sample_weight):
+            variables = self.trainable_variables
+            loss, gradients = self.value_and_grad(
+                lambda: sum(ops.sum(v**2) for v in variables) / 2, variables, batch=()
+            )
+            self.apply_gradients(gradients, variables)
+            return {"loss": loss}
+
+    model = net(Shrinking)
+    before = model.get_weights()
+    model.compile(keras.optimizers.SGD(0.5), loss="mse", microbatch_size=16)
+    model.fit(X[:48], Y[:48], batch_size=48, verbose=0)
+    for w, start in zip(model.get_weights(), before):
+        np.testing.assert_allclose(w, start / 2, rtol=1e-6)
+
+
+def test_compute_loss_of_ones_own_with_keras_losses_of_every_reduction():
+    class OwnLoss(kc.Model):
+        def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+            summed = keras.losses.MeanSquaredError(reduction="sum")(y, y_pred)
+            mean = keras.losses.MeanAbsoluteError()(y, y_pred)
+            weighted = keras.losses.Huber(reduction="mean_with_sample_weight")(
+                y, y_pred, ops.abs(x[:, 0])
+            )
+            return summed / 100 + mean + 2 * weighted
+
+    models = [net(OwnLoss), net(OwnLoss)]
+    for model, options in zip(models, ({}, {"microbatch_size": 10})):
+        model.compile(keras.optimizers.SGD(0.05, momentum=0.9), **options)
+        fit(model)
+    assert_same_weights(models[1], models[0])
+
+
+def test_micro_batches_have_masks_of_their_own_and_evaluations_the_same():
+    """Dropout's seeds advance from micro-batch to micro-batch; each evaluation of a step, of the
+    two that are equal here, sees the same."""
+
+    class Equal(kc.optimizers.MultiGradientOptimizer):
+        def __init__(self, optimizer, name=None):
+            super().__init__(optimizer, name=name)
+            self.difference = self.add_variable(shape=(), name="difference")
+
+        def estimate_gradient(self, evaluate, point):
+            _, first = evaluate(point)
+            _, second = evaluate(point)
+            pairs = zip(first, second)
+            difference = sum(ops.sum(ops.abs(a - b)) for a, b in pairs)
+            self.difference.assign(ops.maximum(self.difference.value, difference))
+            return first
+
+    class Noise(keras.layers.Layer):
+        """Its loss is a number drawn from a seed."""
+
+        def __init__(self):
+            super().__init__()
+            self.drawn = keras.metrics.Mean(name="drawn")
+            self.squared = keras.metrics.Mean(name="squared")
+            self.dropout = keras.layers.Dropout(0.5, seed=3)
+
+        def call(self, x, training=False):
+            value = ops.mean(self.dropout(ops.ones((1, 64)), training=training))
+            self.drawn.update_state(value)
+            self.squared.update_state(value**2)
+            return x * value
+
+    noise = Noise()
+    model = net(kc.Model, noise)
+    model.compile(Equal(keras.optimizers.SGD(0.01)), loss="mse", microbatch_size=12)
+    logs = fit(model)
+    assert float(model.optimizer.difference.numpy()) == 0
+    assert logs["squared"][-1] - logs["drawn"][-1] ** 2 > 1e-3
+
+
+def test_batch_normalisation_is_updated_once_a_micro_batch():
+    layer = keras.layers.BatchNormalization(momentum=0.9, center=False, scale=False)
+    model = kc.Model(inputs := keras.Input((6,)), keras.layers.Dense(1)(layer(inputs)))
+    model.compile(keras.optimizers.SGD(0.0), loss="mse", microbatch_size=16)
+    model.fit(X[:48], Y[:48], batch_size=48, shuffle=False, verbose=0)
+    expected = np.zeros(6)
+    for start in (0, 16, 32):
+        expected = 0.9 * expected + 0.1 * X[start : start + 16].mean(axis=0)
+    np.testing.assert_allclose(layer.moving_mean.numpy(), expected, atol=1e-6)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted():
+    x = X.copy()
+    x[50, 0] = np.nan  # in the second of three steps
+    expected = net(keras.Model)
+    expected.compile("adam", loss="mse")
+    rest = np.r_[0:48, 96:120]
+    expected.fit(X[rest], Y[rest], batch_size=48, shuffle=False, verbose=0)
+    model = net()
+    model.compile("adam", loss="mse", microbatch_size=16)
+    history = model.fit(x, Y, batch_size=48, shuffle=False, verbose=0).history
+    assert history["skipped_steps"] == [1]
+    assert int(model.optimizer.iterations.numpy()) == 2
+    assert_same_weights(model, expected)
+
+
+def test_saved_and_loaded_with_the_size(tmp_path):
+    model = net()
+    model.compile("adam", loss="mse", microbatch_size=16)
+    fit(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.microbatch_size == 16
+    assert fit(loaded)["loss"] == fit(model)["loss"]
+    assert_same_weights(loaded, model, tolerance=0)
+
+
+def test_an_injected_model_is_saved_as_its_own_class(tmp_path):
+    model = kc.inject(net(keras.Model))
+    model.compile("adam", loss="mse", microbatch_size=16)
+    fit(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert not isinstance(loaded, kc.MultiGradientMixin)
+    kc.inject(loaded).microbatch_size = 16
+    fit(loaded), fit(model)
+    assert_same_weights(loaded, model, tolerance=0)
+
+
+def test_nested_inputs_and_no_targets():
+    class Autoencoder(kc.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(6)
+
+        def call(self, inputs):
+            return self.dense(inputs["a"]) + inputs["b"]
+
+        def compute_loss(self, x, y=None, y_pred=None, sample_weight=None, training=True):
+            return ops.mean((y_pred - x["a"]) ** 2)
+
+    models = []
+    for options in ({}, {"microbatch_size": 10}):
+        keras.utils.set_random_seed(0)
+        model = Autoencoder()
+        model.compile(keras.optimizers.SGD(0.1), **options)
+        data = {"a": X, "b": X[:, ::-1].copy()}
+        model.fit(data, batch_size=48, epochs=2, shuffle=False, verbose=0)
+        models.append(model)
+    assert_same_weights(models[1], models[0])
+
+
+@pytest.mark.parametrize("size", [0, -3, 1.5, 16.0, True, "16"])
+def test_sizes_that_are_none(size):
+    with pytest.raises(ValueError, match="positive integer.*microbatch_size=16"):
+        net().compile("adam", loss="mse", microbatch_size=size)
+
+
+def test_a_step_of_ones_own_that_does_not_say_what_to_split():
+    class Step(kc.Model):
+        def multi_gradient_step(self, x, y, sample_weight):
+            loss, _ = self.value_and_grad(
+                lambda: self.compute_loss(x, y, self(x)), self.trainable_variables
+            )
+            return {"loss": loss}
+
+    model = net(Step)
+    model.compile("adam", loss="mse", microbatch_size=16)
+    with pytest.raises(ValueError, match=r"batch=\(x, y\)"):
+        fit(model)
+
+
+def test_what_cannot_be_put_together():
+    class Step(kc.Model):
+        def multi_gradient_step(self, x, y, sample_weight):
+            def loss_function(x, y):
+                return self.compute_loss(x, y, self(x)), self.kernel_of_the_first()
+
+            (loss, _), _ = self.value_and_grad(
+                loss_function, self.trainable_variables, has_aux=True, batch=(x, y)
+            )
+            return {"loss": loss}
+
+        def kernel_of_the_first(self):
+            return self.trainable_variables[0].value
+
+    model = net(Step)
+    model.compile("adam", loss="mse", microbatch_size=16)
+    with pytest.raises(ValueError, match="first dimension"):
+        fit(model)
+
+
+def test_tensors_without_the_same_samples():
+    class Step(kc.Model):
+        def multi_gradient_step(self, x, y, sample_weight):
+            loss, _ = self.value_and_grad(
+                lambda x, z: ops.mean(self(x)) + ops.sum(z),
+                self.trainable_variables,
+                batch=(x, ops.ones((3,))),
+            )
+            return {"loss": loss}
+
+    model = net(Step)
+    model.compile("adam", loss="mse", microbatch_size=16, run_eagerly=True)
+    with pytest.raises(ValueError, match="same number of samples"):
+        fit(model)
