@@ -1,10 +1,12 @@
 """Each thing that is borrowed from Keras' private API: a failure here names what Keras moved."""
 
 import inspect
+import threading
 
 import keras
 import numpy as np
 import pytest
+from keras.src.losses import loss as keras_loss
 
 from keras_cool import keras_private
 
@@ -155,3 +157,44 @@ def test_symbolic_build_makes_all_variables():
     keras_private.symbolic_build(model, data_batch=(X, Y, None))
     assert [tuple(v.shape) for v in model.weights] == [(3, 2), (2,)]
     assert len(model.optimizer.variables) == 6
+
+
+def test_every_loss_reduces_by_the_function_that_is_replaced():
+    """Inside the context, in the thread that entered it, and not after."""
+    loss = keras.losses.MeanSquaredError()
+    reduced = []
+
+    def reduce(keras_reduction, values, sample_weight, mask, reduction, dtype):
+        reduced.append((tuple(values.shape), sample_weight, mask, reduction, dtype))
+        return keras_reduction(values, sample_weight, mask, reduction, dtype) + 10
+
+    def plain_in_another_thread():
+        thread = threading.Thread(target=lambda: other.append(float(loss(Y, 0 * Y))))
+        thread.start()
+        thread.join()
+
+    other = []
+    with keras_private.ReducingLosses(reduce):
+        assert float(loss(Y, 0 * Y)) == 11
+        plain_in_another_thread()
+    assert other == [1]
+    assert reduced == [((4,), None, None, "sum_over_batch_size", "float32")]
+    assert float(loss(Y, 0 * Y)) == 1
+    assert keras_loss.reduce_weighted_values is keras_private.ReducingLosses._keras_reduction
+
+
+def test_apply_mask_merges_mask_and_sample_weight():
+    mask = keras.ops.convert_to_tensor([True, False, True, True])
+    weights = keras.ops.convert_to_tensor([1.0, 2.0, 3.0, 4.0])
+    merged = keras_private.apply_mask(weights, mask, "float32", "mean_with_sample_weight")
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(merged), [1, 0, 3, 4])
+
+
+def test_in_stateless_scope():
+    assert not keras_private.in_stateless_scope()
+    with keras.StatelessScope():
+        assert keras_private.in_stateless_scope()
+
+
+def test_variable_layout(model):
+    assert keras_private.variable_layout(model.trainable_variables[0]) is None

@@ -268,3 +268,52 @@ def test_a_second_optimizer_never_gets_a_non_finite_gradient(policy, scaled):
     fit(model, x=np.full_like(X, np.inf))
     for a, b in zip(before, model.first.get_weights()):
         np.testing.assert_array_equal(a, b)
+
+
+SOFT_BATCHES = {
+    "microbatch_size": (kc.Model, lambda: keras.optimizers.Adam(0.01), {"microbatch_size": 8}),
+    "accumulate": (kc.Model, lambda: kc.optimizers.Accumulate(keras.optimizers.Adam(0.01), 4), {}),
+    "accumulate-keras.Model": (
+        keras.Model,
+        lambda: kc.optimizers.Accumulate(keras.optimizers.Adam(0.01), 4),
+        {},
+    ),
+}
+
+
+@float16
+@pytest.mark.parametrize("way", SOFT_BATCHES)
+def test_a_soft_batch_in_float16_is_unscaled_and_equals_the_large_one(policy, way):
+    """Adam's first steps are sign-like, so that a bound of 1e-3 stands for 8 equal steps."""
+    model_class, optimizer, options = SOFT_BATCHES[way]
+    expected = make(keras.optimizers.Adam(0.01), keras.Model)
+    fit(expected, epochs=8)
+    model = make(optimizer(), model_class)
+    if options:
+        model.microbatch_size = options["microbatch_size"]
+    batch_size = 32 if options else 8
+    model.fit(X, Y, batch_size=batch_size, epochs=8, shuffle=False, verbose=0)
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert int(model.optimizer.iterations.numpy()) == 8
+    a, b = (np.concatenate([w.ravel() for w in m.get_weights()]) for m in (model, expected))
+    assert np.linalg.norm(a - b) < 1e-3 * np.linalg.norm(b)
+
+
+@float16
+@pytest.mark.parametrize("way", SOFT_BATCHES)
+def test_an_overflow_in_a_soft_batch_lowers_the_scale(policy, way):
+    model_class, optimizer, options = SOFT_BATCHES[way]
+    model = make(optimizer(), model_class)
+    if options:
+        model.microbatch_size = options["microbatch_size"]
+    before = model.get_weights()
+    bad = X.copy()
+    bad[8:16] = np.inf
+    batch_size = 32 if options else 8
+    scale = float(model.optimizer.initial_scale)
+    model.fit(bad, Y, batch_size=batch_size, shuffle=False, verbose=0)
+    assert float(model.optimizer.dynamic_scale.numpy()) == scale / 2
+    for a, b in zip(model.get_weights(), before):
+        assert np.all(np.isfinite(a))
+        if options:
+            np.testing.assert_array_equal(a, b)
