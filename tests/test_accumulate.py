@@ -243,6 +243,38 @@ def test_a_variable_without_gradient_keeps_its_value_and_warns(model_class):
     np.testing.assert_array_equal(layer.unused.numpy(), [1, 1])
 
 
+@pytest.mark.backend("tensorflow", "torch")
+def test_a_variable_that_only_some_batches_reach(model_class):
+    """On JAX a variable is reached by all batches or by none. Here by every other batch."""
+
+    class EveryOther(keras.layers.Layer):
+        def build(self, shape):
+            self.shift = self.add_weight(shape=(1,), initializer="zeros", name="shift")
+            self.calls = 0
+
+        def call(self, x):
+            self.calls += 1
+            return x + self.shift if self.calls % 2 else x
+
+    keras.utils.set_random_seed(0)
+    layer = EveryOther()
+    inputs = keras.Input((6,))
+    model = model_class(inputs, layer(keras.layers.Dense(1)(inputs)))
+    optimizer = accumulate(2, keras.optimizers.SGD(0.1))
+    model.compile(optimizer, loss="mse", run_eagerly=True)
+    residual = model.predict(X[:8], verbose=0) - Y[:8]
+    layer.calls = 1  # the first of the two batches does without the shift, the second has it
+    for _ in range(2):
+        model.train_on_batch(X[:8], Y[:8])
+    np.testing.assert_allclose(layer.shift.numpy(), [-0.1 * residual.mean()], rtol=1e-5)
+    optimizer.learning_rate = 0.0
+    layer.shift.assign([0.0])
+    layer.calls = 1
+    model.train_on_batch(X[:8], Y[:8])
+    accumulator = next(v for v in optimizer.variables if v.path.endswith("shift_accumulator"))
+    np.testing.assert_array_equal(accumulator.numpy(), [0.0])  # nothing of the window before
+
+
 def test_16_bit_models_accumulate_in_32(model_class):
     keras.config.set_dtype_policy("bfloat16")
     model = compiled(model_class, accumulate(15, optimizer=keras.optimizers.SGD(0.1)))
@@ -449,3 +481,31 @@ def test_several_gradients_a_step():
 def test_loss_scale_goes_around():
     with pytest.raises(ValueError, match="goes around Accumulate"):
         accumulate(4, keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()))
+
+
+def test_a_step_of_ones_own_hands_its_gradients_to_the_window():
+    """Batches of unequal size count by it there too, and a `sum` loss is added up."""
+
+    class Step(kc.Model):
+        def multi_gradient_step(self, x, y, sample_weight):
+            def loss_function():
+                return self.compute_loss(x, y, self(x, training=True), sample_weight)
+
+            loss, gradients = self.value_and_grad(loss_function, self.trainable_variables)
+            self.apply_gradients(gradients, self.trainable_variables)
+            return {"loss": loss}
+
+    for reduction, sizes, rate in (
+        ("sum_over_batch_size", (8, 3, 13), 0.1),
+        ("sum", (8, 8, 8), 0.01),
+    ):
+        optimizer = keras.optimizers.SGD(rate)
+        model, expected = net(Step), net(keras.Model)
+        loss = keras.losses.MeanSquaredError(reduction=reduction)
+        model.compile(accumulate(3, optimizer), loss=loss)
+        expected.compile(keras.optimizers.SGD(rate), loss=loss)
+        for start, size in zip(np.cumsum((0, *sizes)), sizes):
+            model.train_on_batch(X[start : start + size], Y[start : start + size])
+        expected.train_on_batch(X[:24], Y[:24])
+        assert updates(model) == 1
+        assert_same_weights(model, expected)

@@ -58,8 +58,9 @@ class Accumulate(OptimizerWrapper):
             it. `"drop"`: it is dropped. A model without the mixin needs
             `keras_cool.callbacks.FinishWindow` for it; the window is carried on otherwise. Defaults
             to `"update"`.
-        accumulator_dtype: String, the dtype of the accumulators, one copy of the weights. Defaults
-            to `"float32"`, also for models of 16 bits.
+        accumulator_dtype: String, the dtype of the accumulators, one copy of the weights; those of
+            float64 weights have float64 in any case. Defaults to `"float32"`, also for models of
+            16 bits.
         name: String or `None`. The name of the optimizer. Defaults to `"accumulate"`.
 
     Raises:
@@ -134,7 +135,7 @@ class Accumulate(OptimizerWrapper):
         for v in variables:
             self._accumulators[id(v)] = self.add_variable(
                 shape=v.shape,
-                dtype=self.accumulator_dtype,
+                dtype="float64" if v.dtype == "float64" else self.accumulator_dtype,
                 aggregation="only_first_replica",
                 layout=variable_layout(v),
                 name=f"{v.path.replace('/', '_')}_accumulator",
@@ -150,9 +151,11 @@ class Accumulate(OptimizerWrapper):
         if not self.built:
             self.build(list(trainable_variables))
         variables = trainable_variables or trainable_variables_of(self)
-        pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
-        self._reached.update(id(v) for _, v in pairs)
-        gradients = backend.gradients_of_all_replicas([g for g, _ in pairs])
+        pairs = list(zip(grads, variables, strict=True))
+        self._reached.update(id(v) for g, v in pairs if g is not None)
+        pairs = [(g, v) for g, v in pairs if id(v) in self._reached]
+        gradients = [ops.zeros(v.shape, v.dtype) if g is None else g for g, v in pairs]
+        gradients = backend.gradients_of_all_replicas(gradients)
         weight = self._weight
         if self.non_finite == "skip_batch":
             weight, gradients = self._without_non_finite(weight, gradients)

@@ -15,9 +15,9 @@ from keras_cool.keras_private import (
     unscaled_for_replicas,
 )
 from keras_cool.training.backend_step import BackendStep
+from keras_cool.training.compilation import Compilation
 from keras_cool.training.evaluation import Evaluation, rescale
 from keras_cool.training.microbatch_evaluation import MicrobatchEvaluation
-from keras_cool.training.microbatches import Microbatches
 from keras_cool.training.step import (
     accumulating_optimizer,
     assign,
@@ -28,7 +28,7 @@ from keras_cool.training.step import (
 )
 
 
-class MultiGradientMixin(BackendStep):
+class MultiGradientMixin(Compilation, BackendStep):
     """Gives a Keras model training steps that need more than one gradient.
 
     Put it before `keras.Model` (or `keras.Sequential`, or a class of your own) in the bases. Then
@@ -53,8 +53,6 @@ class MultiGradientMixin(BackendStep):
     >>> sorted(history.history)
     ['gradient_evaluations', 'loss', 'skipped_steps']
     """
-
-    _microbatches = None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -199,44 +197,6 @@ class MultiGradientMixin(BackendStep):
         else:
             update(gradients)
 
-    def compile(self, *args, microbatch_size=None, **kwargs):
-        """Configures the model for training: `keras.Model.compile`, and the soft batch.
-
-        Args:
-            *args: As for `keras.Model.compile`.
-            microbatch_size: Integer or `None`. If given, `fit` computes a batch of any size that
-                many samples at a time, on each device, adds up the gradients, and takes one step
-                with the gradient of the whole batch. A step whose gradient is not finite is then
-                skipped, and counted as `skipped_steps` in the logs. Defaults to `None`: a batch is
-                computed at once.
-            **kwargs: As for `keras.Model.compile`.
-
-        Raises:
-            ValueError: If `microbatch_size` is not a positive integer.
-        """
-        microbatches = None if microbatch_size is None else Microbatches(microbatch_size)
-        super().compile(*args, **kwargs)
-        self._microbatches = microbatches
-        self.share_seeds()
-
-    @property
-    def microbatch_size(self):
-        """The number of samples that are computed at a time, or `None`: all of a batch."""
-        return None if self._microbatches is None else self._microbatches.size
-
-    @microbatch_size.setter
-    def microbatch_size(self, microbatch_size):
-        self._microbatches = None if microbatch_size is None else Microbatches(microbatch_size)
-        self.train_function = None
-
-    def get_compile_config(self):
-        """The arguments of `compile`, as a saved file holds them."""
-        config = super().get_compile_config()
-        # An injected model is saved as the class it was, whose `compile` does not know the size.
-        if config and self.microbatch_size and issubclass(self.__class__, MultiGradientMixin):
-            config["microbatch_size"] = self.microbatch_size
-        return config
-
     def fit(
         self,
         x=None,
@@ -257,25 +217,6 @@ class MultiGradientMixin(BackendStep):
         if accumulate is not None:
             callbacks = with_finish_window(callbacks)
         return super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
-
-    def compile_from_config(self, config):
-        """Compiles the model as a saved file says; Keras calls it while it loads one."""
-        own = type(self).compile is MultiGradientMixin.compile
-        if not own or super().compile.__func__ is not keras.Model.compile:
-            super().compile_from_config(config)  # with Keras' advice for a `compile` of one's own
-            return
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:
-            self.optimizer.build(self.trainable_variables)
-
-    def share_seeds(self):
-        """Lets an optimizer of keras_cool save the model's random seeds with its own state."""
-        for optimizer in (
-            multi_gradient_method(self.optimizer),
-            accumulating_optimizer(self.optimizer),
-        ):
-            if optimizer is not None:
-                optimizer.save_seeds_of(self)
 
     def takes_plain_step(self):
         """Whether Keras' own `train_step` does all that is asked of this model."""

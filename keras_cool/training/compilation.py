@@ -1,0 +1,73 @@
+"""`Compilation`: what `compile` is told beyond Keras, and what a saved file holds of it."""
+
+import keras
+
+from keras_cool.training.microbatches import Microbatches
+from keras_cool.training.step import accumulating_optimizer, multi_gradient_method
+
+
+class Compilation:
+    """The part of the mixin that is there before training."""
+
+    _microbatches: Microbatches | None = None
+
+    def compile(self, *args, microbatch_size=None, **kwargs):
+        """Configures the model for training: `keras.Model.compile`, and the soft batch.
+
+        Args:
+            *args: As for `keras.Model.compile`.
+            microbatch_size: Integer or `None`. If given, `fit` computes a batch of any size that
+                many samples at a time, on each device, adds up the gradients, and takes one step
+                with the gradient of the whole batch. A step whose gradient is not finite is then
+                skipped, and counted as `skipped_steps` in the logs. Defaults to `None`: a batch is
+                computed at once.
+            **kwargs: As for `keras.Model.compile`.
+
+        Raises:
+            ValueError: If `microbatch_size` is not a positive integer.
+        """
+        microbatches = None if microbatch_size is None else Microbatches(microbatch_size)
+        super().compile(*args, **kwargs)
+        self._microbatches = microbatches
+        self.share_seeds()
+
+    @property
+    def microbatch_size(self):
+        """The number of samples that are computed at a time, or `None`: all of a batch."""
+        return None if self._microbatches is None else self._microbatches.size
+
+    @microbatch_size.setter
+    def microbatch_size(self, microbatch_size):
+        self._microbatches = None if microbatch_size is None else Microbatches(microbatch_size)
+        self.train_function = None
+
+    def get_compile_config(self):
+        """The arguments of `compile`, as a saved file holds them."""
+        config = super().get_compile_config()
+        # An injected model is saved as the class it was, whose `compile` does not know the size.
+        knows_the_size = issubclass(self.__class__, Compilation) and self._has_this_compile()
+        if config and self.microbatch_size and knows_the_size:
+            config["microbatch_size"] = self.microbatch_size
+        return config
+
+    def compile_from_config(self, config):
+        """Compiles the model as a saved file says; Keras calls it while it loads one."""
+        if not self._has_this_compile():
+            super().compile_from_config(config)  # with Keras' advice for a `compile` of one's own
+            return
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def share_seeds(self):
+        """Lets an optimizer of keras_cool save the model's random seeds with its own state."""
+        for optimizer in (
+            multi_gradient_method(self.optimizer),
+            accumulating_optimizer(self.optimizer),
+        ):
+            if optimizer is not None:
+                optimizer.save_seeds_of(self)
+
+    def _has_this_compile(self):
+        own = type(self).compile is Compilation.compile
+        return own and super().compile.__func__ is keras.Model.compile
