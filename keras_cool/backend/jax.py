@@ -87,7 +87,9 @@ def all_finite(tensors):
 
 def all_finite_if(condition, tensors):
     """Whether `condition` is true and every entry of every tensor is finite."""
-    return jnp.logical_and(condition, all_finite(tensors))
+    if not isinstance(condition, jax.core.Tracer):
+        return all_finite(tensors) if condition else jnp.array(False)
+    return jax.lax.cond(condition, all_finite, lambda _: jnp.array(False), tensors)
 
 
 def number_of_replicas():
