@@ -116,7 +116,8 @@ def docs(session):
 @backends
 def benchmarks(session, backend):
     """The scripts in benchmarks/, or those named: `nox -s "benchmarks(jax)" -- step_cost.py`."""
-    install(session, ".[examples]", BACKENDS[backend])
+    compared = ["optax"] if backend == "jax" else []
+    install(session, ".[examples]", BACKENDS[backend], *compared)
     named = [a for a in session.posargs if a.endswith(".py")]
     arguments = [a for a in session.posargs if a not in named]
     for script in named or sorted(p.name for p in Path("benchmarks").glob("[!_]*.py")):

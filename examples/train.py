@@ -1,7 +1,9 @@
-"""Trains a classifier of handwritten digits, by default with Heun's method: two gradients a step.
+"""Trains a classifier of handwritten digits, by default with Heun's method: two gradients a step,
+each of a soft batch, 64 images that are computed 16 at a time.
 
     KERAS_BACKEND=jax python examples/train.py
     KERAS_BACKEND=torch python examples/train.py --optimizer heun:adam --epochs 5
+    KERAS_BACKEND=jax python examples/train.py --optimizer adam --batch-size 16 --accumulate 4
     KERAS_BACKEND=tensorflow python examples/train.py --data my.npz --output runs/mine
 
 It shows Keras' progress bar, prints a table at the end, and writes three files into `--output`:
@@ -39,6 +41,7 @@ except (ImportError, ValueError) as error:  # no such backend, or not installed
 
 METHODS = {"heun": kc.optimizers.Heun}
 METHOD_LEARNING_RATE = 0.2
+MICROBATCH_SIZE = 16
 NOT_BY_NAME = ("Optimizer", "MultiOptimizer", "LossScaleOptimizer")  # they need other arguments
 OPTIMIZERS = {
     name.lower(): value
@@ -104,7 +107,21 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         type=rate,
         help=f"default: {METHOD_LEARNING_RATE} for a METHOD, else Keras' own for the OPTIMIZER",
     )
-    add("--batch-size", metavar="N", type=count, default=32, help="default: 32")
+    add("--batch-size", metavar="N", type=count, default=64, help="default: 64")
+    add(
+        "--microbatch-size",
+        metavar="N",
+        type=count,
+        help="how many of a batch are computed at a time: less memory, the same result; default: "
+        f"{MICROBATCH_SIZE}, or the whole of a smaller batch",
+    )
+    add(
+        "--accumulate",
+        metavar="N",
+        type=count,
+        default=1,
+        help="how many batches make up an update of an OPTIMIZER: as if they were one; default: 1",
+    )
     add("--epochs", metavar="N", type=count, default=20, help="default: 20")
     add("--seed", metavar="N", type=seed, default=0, help="of weights and shuffling; default: 0")
     add(
@@ -121,10 +138,34 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the files of an earlier run in it are replaced; default: runs/DATA-NAME-BACKEND",
     )
     arguments = parser.parse_args(argv)
+    if arguments.microbatch_size is None:
+        arguments.microbatch_size = min(MICROBATCH_SIZE, arguments.batch_size)
+    check_soft_batch(parser, arguments)
     if arguments.output is None:
         name = f"{Path(arguments.data).stem}-{arguments.optimizer}-{keras.backend.backend()}"
         arguments.output = Path("runs", name.replace(":", "-").lower())
     return arguments
+
+
+def check_soft_batch(parser: Parser, arguments: argparse.Namespace) -> None:
+    """Refuses sizes that do not go together."""
+    size, microbatch, accumulate = (
+        arguments.batch_size,
+        arguments.microbatch_size,
+        arguments.accumulate,
+    )
+    if microbatch > size:
+        parser.error(
+            f"--microbatch-size {microbatch} is more than a batch, --batch-size {size}; "
+            f"give at most {size}, which computes a batch at once"
+        )
+    method = arguments.optimizer.lower().partition(":")[0]
+    if accumulate > 1 and method in METHODS:
+        parser.error(
+            f"--accumulate {accumulate} does not go with --optimizer {arguments.optimizer}, which "
+            f"needs several gradients of the same batch; give --batch-size {accumulate * size} "
+            f"--microbatch-size {microbatch}"
+        )
 
 
 def load_data(name: str) -> Data:
@@ -219,7 +260,9 @@ def checked(data: Data, source: str) -> Data:
     return Data(x_train, y_train.astype("int32"), x_test, y_test.astype("int32"))
 
 
-def make_optimizer(name: str, learning_rate: float | None) -> keras.optimizers.Optimizer:
+def make_optimizer(
+    name: str, learning_rate: float | None, accumulate: int = 1
+) -> keras.optimizers.Optimizer:
     """Makes the optimizer that `--optimizer` names; a rate of `None` is its default."""
     method, colon, inner = name.lower().rpartition(":")
     if inner in METHODS and not colon:
@@ -228,6 +271,8 @@ def make_optimizer(name: str, learning_rate: float | None) -> keras.optimizers.O
         raise UserError(f"--optimizer {name} is not known; give {NOTATION}")
     rate = {} if learning_rate is None else {"learning_rate": learning_rate}
     optimizer = OPTIMIZERS[inner](**rate)
+    if accumulate > 1:
+        return kc.optimizers.Accumulate(optimizer, accumulate)
     return METHODS[method](optimizer) if colon else optimizer
 
 
@@ -254,19 +299,19 @@ def build_model(x: np.ndarray, classes: int) -> kc.Model:
 
 
 class Stopwatch(keras.callbacks.Callback):
-    """Times every step and every epoch, and ends a training that has diverged."""
+    """Times every batch and every epoch, and ends a training that has diverged."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.steps: list[float] = []
+        self.batches: list[float] = []
         self.epochs: list[float] = []
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        self.step_start = time.perf_counter()
+        self.batch_start = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        # Keras has made `logs` Python numbers by now, so the step has been computed.
-        self.steps.append(time.perf_counter() - self.step_start)
+        # Keras has made `logs` Python numbers by now, so the batch has been computed.
+        self.batches.append(time.perf_counter() - self.batch_start)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.epoch_start = time.perf_counter()
@@ -282,7 +327,7 @@ class Stopwatch(keras.callbacks.Callback):
 
 
 def train(model: kc.Model, data: Data, batch_size: int, epochs: int) -> tuple[list[dict], str]:
-    """Trains the model; gives a row of `COLUMNS` for each epoch, and the time a step in words."""
+    """Trains the model; gives a row of `COLUMNS` for each epoch, and the time a batch in words."""
     watch = Stopwatch()
     logs = model.fit(
         data.x_train,
@@ -292,8 +337,8 @@ def train(model: kc.Model, data: Data, batch_size: int, epochs: int) -> tuple[li
         epochs=epochs,
         callbacks=[watch],
     ).history
-    steps = len(watch.steps) // epochs
-    evaluations = logs.get("gradient_evaluations", [steps * (e + 1) for e in range(epochs)])
+    batches = len(watch.batches) // epochs
+    evaluations = logs.get("gradient_evaluations", [batches * (e + 1) for e in range(epochs)])
     logs |= {
         "epoch": range(1, epochs + 1),
         "gradient_evaluations": [int(n) for n in evaluations],
@@ -302,26 +347,34 @@ def train(model: kc.Model, data: Data, batch_size: int, epochs: int) -> tuple[li
     if skipped := int(logs.get("skipped_steps", [0])[-1]):
         print(f"\n{skipped} steps were skipped, their gradients were not finite: lower the rate.")
     history = [dict(zip(COLUMNS, row)) for row in zip(*(logs[column] for column in COLUMNS))]
-    timed = watch.steps[1:]
-    return history, f"{1e3 * statistics.median(timed):.2f} ms" if timed else "one step only"
+    timed = watch.batches[1:]
+    return history, f"{1e3 * statistics.median(timed):.2f} ms" if timed else "one batch only"
 
 
-def report(optimizer: str, history: list[dict], step_time: str) -> str:
+def soft_batch(arguments: argparse.Namespace) -> str:
+    """Gives the samples of an update in words."""
+    size, microbatch = arguments.batch_size, arguments.microbatch_size
+    batch = f"{arguments.accumulate} x {size}" if arguments.accumulate > 1 else str(size)
+    return batch if microbatch == size else f"{batch}, {microbatch} at a time"
+
+
+def report(arguments: argparse.Namespace, history: list[dict], batch_time: str) -> str:
     """Gives the closing table."""
     last = history[-1]
     cells = {
         "backend": keras.backend.backend(),
-        "optimizer": optimizer,
+        "optimizer": arguments.optimizer,
+        "batch": soft_batch(arguments),
         "gradient evaluations": str(last["gradient_evaluations"]),
         "loss (train)": f"{last['loss']:.4f}",
         "loss (test)": f"{last['val_loss']:.4f}",
         "test accuracy": f"{last['val_accuracy']:.4f}",
-        "time a step*": step_time,
+        "time a batch*": batch_time,
     }
     widths = [max(len(head), len(cell)) for head, cell in cells.items()]
     rows = [cells, ["-" * width for width in widths], cells.values()]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
-    note = "* median over all steps but the first, which compiles"
+    note = "* median over all batches but the first, which compiles"
     return "\n".join(["", *(line.rstrip() for line in lines), note])
 
 
@@ -380,21 +433,34 @@ def run(arguments: argparse.Namespace) -> None:
     """Checks everything, trains, and writes all files or none."""
     require("matplotlib", "matplotlib")
     keras.utils.set_random_seed(arguments.seed)
-    optimizer = make_optimizer(arguments.optimizer, arguments.learning_rate)
+    optimizer = make_optimizer(arguments.optimizer, arguments.learning_rate, arguments.accumulate)
     data = load_data(arguments.data)
+    batches = math.ceil(len(data.x_train) / arguments.batch_size)
+    if arguments.accumulate > batches:
+        raise UserError(
+            f"--accumulate {arguments.accumulate} is more than the batches of an epoch; "
+            f"give at most {batches}, or a smaller --batch-size than {arguments.batch_size}"
+        )
     with writing_to(arguments.output):
         arguments.output.mkdir(parents=True, exist_ok=True)
         unfinished = tempfile.TemporaryDirectory(prefix=".unfinished-", dir=arguments.output)
+    at_once = arguments.microbatch_size == arguments.batch_size
     with unfinished as folder:
         model = build_model(data.x_train, classes=int(data.y_train.max()) + 1)
-        model.compile(optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-        history, step_time = train(model, data, arguments.batch_size, arguments.epochs)
+        model.compile(
+            optimizer,
+            loss="sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+            microbatch_size=None if at_once else arguments.microbatch_size,
+        )
+        history, batch_time = train(model, data, arguments.batch_size, arguments.epochs)
         title = f"{arguments.optimizer} on {keras.backend.backend()}, {arguments.data}"
+        title += f", batch of {soft_batch(arguments)}"
         with writing_to(arguments.output):
             write_files(Path(folder), model, history, title)
             for path in Path(folder).iterdir():
                 path.replace(arguments.output / path.name)
-    print(report(arguments.optimizer, history, step_time))
+    print(report(arguments, history, batch_time))
     print(f"model.keras, history.csv and history.png are in {arguments.output}")
 
 

@@ -89,8 +89,8 @@ def test_digits_are_learned(digits):
 def test_history_has_a_row_an_epoch(digits):
     assert list(digits.rows[0]) == [*COLUMNS, "seconds"]
     assert [row["epoch"] for row in digits.rows] == ["1", "2", "3"]
-    # 1437 images in batches of 32 are 45 steps, of two gradients each.
-    assert [row["gradient_evaluations"] for row in digits.rows] == ["90", "180", "270"]
+    # 1437 images in batches of 64 are 23 steps, of two gradients each.
+    assert [row["gradient_evaluations"] for row in digits.rows] == ["46", "92", "138"]
     assert all(float(row["seconds"]) > 0 for row in digits.rows)
 
 
@@ -111,19 +111,21 @@ def test_the_table_agrees_with_the_history(digits):
     assert re.split(r"\s{2,}", header) == [
         "backend",
         "optimizer",
+        "batch",
         "gradient evaluations",
         "loss (train)",
         "loss (test)",
         "test accuracy",
-        "time a step*",
+        "time a batch*",
     ]
     assert re.split(r"\s{2,}", cells)[:-1] == [
         keras.backend.backend(),
         "heun",
-        "270",
+        "64, 16 at a time",
+        "138",
         *(f"{float(last[key]):.4f}" for key in ("loss", "val_loss", "val_accuracy")),
     ]
-    assert 0 < float(cells.split()[-2]) < 1000
+    assert 0 < float(cells.split()[-2]) < 5000
     assert cells.split()[-1] == "ms"
     assert "median" in note
     assert "first" in note
@@ -160,6 +162,52 @@ def test_gradient_evaluations_are_counted(example, tmp_path, name, evaluations):
     output = run_toy(example, tmp_path, "--optimizer", name, "--batch-size", "16")
     counts = [int(row["gradient_evaluations"]) for row in read_history(output)]
     assert counts == [4 * evaluations, 8 * evaluations]  # 64 inputs
+
+
+@pytest.mark.parametrize(
+    "soft",
+    [
+        ["--batch-size", "32", "--microbatch-size", "8"],
+        ["--batch-size", "32", "--microbatch-size", "12"],
+        ["--batch-size", "8", "--accumulate", "4"],
+        ["--batch-size", "16", "--microbatch-size", "4", "--accumulate", "2"],
+    ],
+    ids=" ".join,
+)
+def test_a_soft_batch_trains_as_the_large_one(example, tmp_path, monkeypatch, soft):
+    build_model = example.build_model
+
+    def without_dropout(x, classes):
+        model = build_model(x, classes)
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.Dropout):
+                layer.rate = 0  # its masks would be others
+        return model
+
+    monkeypatch.setattr(example, "build_model", without_dropout)
+
+    def curves(*options):
+        rows = read_history(run_toy(example, tmp_path, "--optimizer", "adam", *options))
+        return [[float(row[c]) for c in ("loss", "val_loss", "val_accuracy")] for row in rows]
+
+    large = curves("--batch-size", "32", "--microbatch-size", "32")
+    np.testing.assert_allclose(curves(*soft), large, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "64, 16 at a time"),
+        (["--batch-size=16"], "16"),
+        (["--batch-size=4"], "4"),
+        (["--batch-size=8", "--microbatch-size=8"], "8"),
+        (["--optimizer=adam", "--accumulate=4", "--batch-size=16"], "4 x 16"),
+        (["--optimizer=adam", "--accumulate=2", "--microbatch-size=3"], "2 x 64, 3 at a time"),
+        (["--accumulate=1", "--microbatch-size=32"], "64, 32 at a time"),
+    ],
+)
+def test_the_soft_batch_in_words(example, options, words):
+    assert example.soft_batch(example.parse_arguments(options)) == words
 
 
 def test_every_keras_optimizer_has_its_name(example):
@@ -224,16 +272,16 @@ def test_the_loaders_of_keras_are_used(example, monkeypatch, name):
     assert data.y_test.tolist() == list(range(10))
 
 
-def test_the_time_a_step_leaves_the_first_out(example):
+def test_the_time_a_batch_leaves_the_first_out(example):
     def fit(*data, callbacks, **options):
-        callbacks[0].steps = [100.0, 0.002, 0.009, 0.003]
+        callbacks[0].batches = [100.0, 0.002, 0.009, 0.003]
         callbacks[0].epochs = [101.0, 0.5]
         curves = ("loss", "accuracy", "val_loss", "val_accuracy")
         return SimpleNamespace(history={curve: [0.5, 0.25] for curve in curves})
 
     data = example.Data(*[np.zeros((4, 2))] * 4)
-    history, step_time = example.train(SimpleNamespace(fit=fit), data, 2, 2)
-    assert step_time == "3.00 ms"
+    history, batch_time = example.train(SimpleNamespace(fit=fit), data, 2, 2)
+    assert batch_time == "3.00 ms"
     assert [row["gradient_evaluations"] for row in history] == [2, 4]
     assert [row["seconds"] for row in history] == [101.0, 0.5]
 
@@ -332,6 +380,8 @@ def test_unknown_optimizers_are_refused(refuse, name):
     [
         ("--learning-rate", ["-0.1", "0", "nan", "inf", "fast"], "is not a finite number above 0"),
         ("--batch-size", ["0", "-1", "1.5", "many"], "is not a whole number of at least 1"),
+        ("--microbatch-size", ["0", "-1", "1.5", "all"], "is not a whole number of at least 1"),
+        ("--accumulate", ["0", "-1", "1.5", "no"], "is not a whole number of at least 1"),
         ("--epochs", ["0", "-3", "nan"], "is not a whole number of at least 1"),
         ("--seed", ["-1", str(2**32), "x"], "is not a whole number from 0"),
     ],
@@ -339,6 +389,23 @@ def test_unknown_optimizers_are_refused(refuse, name):
 def test_unfit_numbers_and_options_are_refused(refuse, option, values, mends):
     for value in values:
         refuse(f"{option}={value}", mends=f"{option}.*{mends}")
+
+
+@pytest.mark.parametrize(
+    ("options", "mends"),
+    [
+        (["--microbatch-size=65"], "65 is more than a batch, --batch-size 64; give at most 64"),
+        (["--batch-size=8", "--microbatch-size=9"], "9 is more than a batch.*at most 8"),
+        (["--accumulate=2"], "--accumulate 2 .*--optimizer heun.*several gradients"),
+        (
+            ["--accumulate=3", "--optimizer=Heun:adam", "--batch-size=8"],
+            "give --batch-size 24 --microbatch-size 8",
+        ),
+        (["--accumulate=24", "--optimizer=adam"], "24 is more than .* an epoch; give at most 23"),
+    ],
+)
+def test_sizes_that_do_not_go_together_are_refused(refuse, options, mends):
+    refuse(*options, mends=mends)
 
 
 def test_unknown_options_are_refused(refuse):

@@ -1,0 +1,193 @@
+"""The memory of a soft batch: a batch of 256 as 16 micro-batches of 16, against plain batches.
+
+Run it as `KERAS_BACKEND=jax python benchmarks/soft_batch_memory.py`; `--output FILE` also writes
+the table. It needs Linux: the peak is read from /proc.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import resource
+import subprocess
+import sys
+
+import keras
+import numpy as np
+from _timing import machine, settings
+
+import keras_cool as kc
+
+LARGE, SMALL = 256, 16
+MB = 1e6
+SOFT, PLAIN_SMALL, PLAIN_LARGE = "256 as 16 x 16", "plain 16", "plain 256"
+# The batch of `fit`, and what `compile` is told besides.
+SIDES = {
+    PLAIN_SMALL: (SMALL, {}),
+    SOFT: (LARGE, {"microbatch_size": SMALL}),
+    PLAIN_LARGE: (LARGE, {}),
+}
+LIMIT = 4.0  # of what a plain batch of 16 takes: a plain batch of 256 has no room in it
+SECONDS = 300  # a process may take
+# Large blocks go back to the system when they are freed, so that resident is what is in use.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+def make_model(**options):
+    """Dense layers at each of 1024 positions: 51 thousand weights, and 2 million activations a
+    batch of 16 and layer."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((1024, 2))
+    h = inputs
+    for _ in range(4):
+        h = keras.layers.Dense(128, activation="relu")(h)
+    h = keras.layers.GlobalAveragePooling1D()(h)
+    model = kc.Model(inputs, keras.layers.Dense(10)(h))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-3), loss=loss, **options)
+    return model
+
+
+def make_data(samples):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(samples, 1024, 2)).astype("float32"), rng.integers(0, 10, samples)
+
+
+def gradient_bytes():
+    return sum(4 * int(np.prod(v.shape)) for v in make_model().trainable_variables)
+
+
+def peak_by_xla(side):
+    """The bytes that XLA plans for a compiled step beside its arguments."""
+    import jax
+
+    batch_size, options = SIDES[side]
+    model = make_model(**options)
+    x, y = make_data(batch_size)
+    model.fit(x[:2], y[:2], verbose=0)  # makes all variables
+    state = [
+        [v.value for v in variables]
+        for variables in (
+            model.trainable_variables,
+            model.non_trainable_variables,
+            model.optimizer.variables,
+            model.metrics_variables,
+        )
+    ]
+    step = jax.jit(model.train_step, donate_argnums=0)
+    plan = step.lower(tuple(state), (x, y)).compile().memory_analysis()
+    return plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+
+
+def peak_on_cuda(side):
+    """The bytes that PyTorch allocates on the device in three steps, over what was there before."""
+    import torch
+
+    fit = prepared(side)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    fit()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def peak_resident(side):
+    """The growth of the process' resident memory, at its peak, in three steps."""
+    fit = prepared(side)
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    before = status("VmRSS")
+    fit()
+    return status("VmHWM") - before
+
+
+def prepared(side):
+    """The function that trains three steps, its model built and trained on two samples before."""
+    batch_size, options = SIDES[side]
+    model = make_model(**options)
+    x, y = make_data(3 * batch_size)
+    model.fit(x[:2], y[:2], verbose=0)
+    return lambda: model.fit(x, y, batch_size=batch_size, verbose=0)
+
+
+def status(name):
+    """A value of /proc/self/status, in bytes."""
+    text = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(rf"{name}:\s+(\d+) kB", text)[1])
+
+
+def measuring():
+    """How the peak is measured on this backend: a function of a side, and what it is, in words."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        return peak_by_xla, "temporary memory of the compiled step, by XLA's memory analysis"
+    if backend == "torch" and __import__("torch").cuda.is_available():
+        return peak_on_cuda, "torch.cuda.max_memory_allocated over three steps, without the state"
+    return peak_resident, "growth of resident memory at its peak over three steps"
+
+
+def train_within(side, limit):
+    """Trains with at most `limit` more bytes of memory than the process has before."""
+    fit = prepared(side)
+    fit()  # without a limit: compilers need memory of their own
+    now = status("VmData")
+    resource.setrlimit(resource.RLIMIT_DATA, (now + limit, now + limit))
+    print(f"trains, loss {fit().history['loss'][0]:.4f}")
+
+
+def in_a_process(*arguments):
+    """Runs this script anew; what it printed last, or `None` where it failed."""
+    command = [sys.executable, __file__, *map(str, arguments)]
+    environment = {**os.environ, **MALLOC}
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS
+        )
+    except subprocess.TimeoutExpired:  # a backend may wait for ever for memory
+        return None
+    return done.stdout.strip().splitlines()[-1] if done.returncode == 0 else None
+
+
+def lines_of_peaks():
+    _, what = measuring()
+    peaks = {side: int(in_a_process("--peak", side)) for side in SIDES}
+    gradients = gradient_bytes()
+    ratio = (peaks[SOFT] - gradients) / peaks[PLAIN_SMALL]
+    yield f"The {what}. One copy of the gradients is {gradients / MB:.2f} MB."
+    yield ""
+    yield "| a step | MB | of a plain batch of 16 | to reach |"
+    yield "| --- | --- | --- | --- |"
+    for side, peak in peaks.items():
+        against = peak / peaks[PLAIN_SMALL]
+        target = ""
+        if side == SOFT:
+            against, target = ratio, "1.15, one copy of the gradients taken off"
+        yield f"| {side} | {peak / MB:.1f} | {against:.2f} | {target} |"
+    limit = int(LIMIT * peaks[PLAIN_SMALL])
+    yield ""
+    yield f"With {limit / MB:.0f} MB for three steps, a limit that the system sets (`RLIMIT_DATA`):"
+    yield ""
+    for side in SIDES:
+        result = in_a_process("--train", side, "--limit", limit)
+        yield f"- {side}: {result or 'fails, there is not enough memory'}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=pathlib.Path, help="write the table to this file too")
+    parser.add_argument("--peak", choices=SIDES, help="measure one side in this process")
+    parser.add_argument("--train", choices=SIDES, help="train one side in this process")
+    parser.add_argument("--limit", type=int, help="in so many bytes")
+    arguments = parser.parse_args()
+    if arguments.peak:
+        print(measuring()[0](arguments.peak))
+    elif arguments.train:
+        train_within(arguments.train, arguments.limit)
+    else:
+        lines = [machine(), "", f"`{settings()}python benchmarks/soft_batch_memory.py`", ""]
+        text = "\n".join([*lines, *lines_of_peaks()])
+        print(text)
+        if arguments.output:
+            arguments.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
