@@ -13,6 +13,7 @@ apply = _backend.apply
 apply_if = _backend.apply_if
 number_of_replicas = _backend.number_of_replicas
 sum_over_replicas = _backend.sum_over_replicas
+while_loop = _backend.while_loop
 
 __all__ = [
     "BackendStep",
@@ -22,4 +23,5 @@ __all__ = [
     "apply_if",
     "number_of_replicas",
     "sum_over_replicas",
+    "while_loop",
 ]

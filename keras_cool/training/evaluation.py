@@ -4,7 +4,7 @@ from keras import ops
 
 from keras_cool.gradients import densify, value_and_grad_at
 from keras_cool.keras_private import OverlayScope
-from keras_cool.training.backend import SameRandomNumbers, sum_over_replicas
+from keras_cool.training.backend import SameRandomNumbers, sum_over_replicas, while_loop
 
 
 class Evaluation:
@@ -43,6 +43,14 @@ class Evaluation:
         loss, gradients = self.raw(point)
         gradients = [densify(g, p) for g, p in zip(gradients, point, strict=True)]
         return sum_over_replicas(loss, gradients)
+
+    def while_loop(self, cond, body, loop_vars):
+        """Gives `keras.ops.while_loop` of a flat sequence of tensors, as a list.
+
+        The body may evaluate; the first evaluation has to stand before the loop. What cond and body
+        assign to variables does not leave the loop.
+        """
+        return list(while_loop(cond, body, tuple(loop_vars)))
 
     def raw(self, point):
         """Gives `(loss, gradients)` of this replica, as the backend made them, `None` included."""

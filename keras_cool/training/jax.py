@@ -160,6 +160,11 @@ def all_finite(tensors):
     return jnp.stack([jnp.all(jnp.isfinite(t)) for t in tensors]).all()
 
 
+def while_loop(cond, body, loop_vars):
+    """`keras.ops.while_loop`."""
+    return keras.ops.while_loop(cond, body, loop_vars)
+
+
 def number_of_replicas():
     """One: under `keras.distribution` a JAX step computes on the whole batch."""
     return 1

@@ -243,11 +243,14 @@ class MultiGradientMixin(backend.BackendStep):
             None if missing else g for g, missing in zip(estimate, evaluation.missing, strict=True)
         ]
 
-        # Seeds and metrics go on in any case; weights of layers (moving statistics), the state of
-        # the method and the step itself hold only if the estimate is finite.
-        weights = {id(v) for v in self.weights}
+        # Seeds, metrics and what the method keeps go on in any case; weights of layers (moving
+        # statistics), the rest of the method's state and the step itself hold only if the estimate
+        # is finite.
+        weights, kept = {id(v) for v in self.weights}, {id(v) for v in method.kept_variables}
         _assign((v, value) for v, value in evaluation.updates if id(v) not in weights)
-        held = [(v, value) for v, value in evaluation.updates if id(v) in weights] + scope.updates
+        _assign((v, value) for v, value in scope.updates if id(v) in kept)
+        held = [(v, value) for v, value in evaluation.updates if id(v) in weights]
+        held += [(v, value) for v, value in scope.updates if id(v) not in kept]
         held_variables, held_values = [v for v, _ in held], [value for _, value in held]
         skips_itself = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
 

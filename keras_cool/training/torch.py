@@ -83,6 +83,11 @@ def all_finite(tensors):
     return torch.stack([torch.isfinite(t).all() for t in tensors]).all()
 
 
+def while_loop(cond, body, loop_vars):
+    """`keras.ops.while_loop`."""
+    return keras.ops.while_loop(cond, body, loop_vars)
+
+
 def number_of_replicas():
     """One: `fit` on PyTorch runs one process's share of the data."""
     return 1
