@@ -35,3 +35,15 @@ def test_the_same_steps_as_scipy(method, problem, settings, float64):
     np.testing.assert_allclose(logs["flow_time"][-1], solver.t, rtol=1e-3)
     np.testing.assert_allclose(weights_of(model), solver.y, rtol=1e-3, atol=1e-6)
     assert logs["skipped_steps"][-1] == 0
+
+
+@pytest.mark.parametrize("method", SCIPY)
+def test_full_batch_takes_the_evaluations_of_scipy(method, float64):
+    """The last stage is the first one of the next step; a change of the weights is noticed."""
+    problem = PROBLEMS["net"]
+    _, solver = scipy_steps(method, problem, 20)
+    model = compiled(problem, getattr(kc.optimizers, method)(full_batch=True))
+    logs = train(model, problem, 20)
+    print(logs["gradient_evaluations"], solver.nfev)
+    assert logs["gradient_evaluations"][-1] == solver.nfev
+    np.testing.assert_allclose(weights_of(model), solver.y, rtol=1e-6, atol=1e-8)

@@ -18,6 +18,7 @@ DEFAULTS = {
     "max_step": math.inf,
     "controller": "I",
     "max_rejections": 10,
+    "full_batch": False,
 }
 
 
@@ -69,6 +70,15 @@ def check_controllable(optimizer, method):
             f"{method} was given {type(optimizer).__name__} with gradient_accumulation_steps="
             f"{optimizer.gradient_accumulation_steps}: the size of a step that is taken later "
             "cannot be controlled now. Leave the accumulation out, or give `adaptive=False`."
+        )
+
+
+def check_full_batch(full_batch, tableau, method):
+    """Raises a `ValueError` where there is no last stage to keep."""
+    if full_batch and not tableau.first_same_as_last:
+        raise ValueError(
+            f"{method} was given full_batch=True, which keeps the last stage for the next step; "
+            "the last stage of its tableau is none at the new point. Leave `full_batch` out."
         )
 
 

@@ -30,6 +30,7 @@ class EmbeddedMethod(RungeKutta):
         adaptive=True,
         controller="I",
         max_rejections=10,
+        full_batch=False,
         name=None,
     ):
         super().__init__(
@@ -42,6 +43,7 @@ class EmbeddedMethod(RungeKutta):
             max_step=max_step,
             controller=controller,
             max_rejections=max_rejections,
+            full_batch=full_batch,
             name=name,
         )
 

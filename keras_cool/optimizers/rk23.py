@@ -17,14 +17,14 @@ class RK23(EmbeddedMethod):
        g_4 = g(p_{\mathrm{new}}), \]
 
     and \(h (-\tfrac{5}{72} g_1 + \tfrac{1}{12} g_2 + \tfrac19 g_3 - \tfrac18 g_4)\) is the error. A
-    try costs three evaluations besides \(g_1\), which all tries share. With `adaptive=False` a step
-    costs three, and \(g_4\) is left out.
+    try costs three evaluations besides \(g_1\), which all tries share; with `full_batch=True` that is
+    all that a step costs. With `adaptive=False` a step costs three, and \(g_4\) is left out.
 
     The step size is controlled as in `RungeKutta`, with the meanings and defaults of SciPy's
     `solve_ivp(method="RK23")`, step for step. On mini-batches the error is that of the present
     batch's flow; the noise between batches is none of it.
 
-    Five copies of the parameters are held besides them.
+    Five copies of the parameters are held besides them, and two more with `full_batch=True`.
 
     Example:
 
@@ -55,6 +55,9 @@ class RK23(EmbeddedMethod):
         controller: `"I"`, as in `solve_ivp`, or `"PI"`, whose step sizes vary less; their formulas
             are in `RungeKutta`. Defaults to `"I"`.
         max_rejections: Integer, how often a step is tried again. Defaults to 10.
+        full_batch: Boolean, whether every step sees the same batch: then the last stage serves as
+            the first one of the next step, which saves an evaluation. It is used where the loss is
+            found as it was there. Defaults to `False`.
         name: String or `None`. The name of the optimizer. Defaults to `"rk23"`.
 
     Raises:

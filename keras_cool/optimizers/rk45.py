@@ -11,13 +11,14 @@ class RK45(EmbeddedMethod):
     r"""The Dormand-Prince method of order 5 with an embedded error of order 4. Seven evaluations.
 
     It is the tableau DOPRI5 on the gradient flow \(\dot p = -g(p)\). A try costs six evaluations
-    besides the first one, which all tries share. With `adaptive=False` a step costs six.
+    besides the first one, which all tries share; with `full_batch=True` that is all that a step
+    costs. With `adaptive=False` a step costs six.
 
     The step size is controlled as in `RungeKutta`, with the meanings and defaults of SciPy's
     `solve_ivp(method="RK45")`, step for step. On mini-batches the error is that of the present
     batch's flow; the noise between batches is none of it.
 
-    Eight copies of the parameters are held besides them.
+    Eight copies of the parameters are held besides them, and two more with `full_batch=True`.
 
     Example:
 
@@ -48,6 +49,9 @@ class RK45(EmbeddedMethod):
         controller: `"I"`, as in `solve_ivp`, or `"PI"`, whose step sizes vary less; their formulas
             are in `RungeKutta`. Defaults to `"I"`.
         max_rejections: Integer, how often a step is tried again. Defaults to 10.
+        full_batch: Boolean, whether every step sees the same batch: then the last stage serves as
+            the first one of the next step, which saves an evaluation. It is used where the loss is
+            found as it was there. Defaults to `False`.
         name: String or `None`. The name of the optimizer. Defaults to `"rk45"`.
 
     Raises:

@@ -7,10 +7,12 @@ from keras import ops
 
 from keras_cool.optimizers.control_settings import (
     check_controllable,
+    check_full_batch,
     check_unused,
     first_step_given,
     is_adaptive,
 )
+from keras_cool.optimizers.last_stage import LastStage
 from keras_cool.optimizers.multi_gradient_optimizer import MultiGradientOptimizer
 from keras_cool.optimizers.preconditioner import preconditioner
 from keras_cool.optimizers.stages import run_stages, stages_needed
@@ -77,6 +79,10 @@ class RungeKutta(MultiGradientOptimizer):
             0.2 and 10; or `"PI"`, `0.9 * error ** (-0.7 / k) * previous_error ** (0.4 / k)`, which
             varies less. Defaults to `"I"`.
         max_rejections: Integer, how often a step is tried again. Defaults to 10.
+        full_batch: Boolean, whether every step sees the same batch: then the last stage serves as
+            the first one of the next step, if it is at the new point, and a step takes one
+            gradient evaluation less and one of the loss. It is used where the loss is found as it
+            was there, and costs two copies more. Defaults to `False`.
         name: String or `None`. The name of the optimizer. Defaults to the class's name in snake
             case.
 
@@ -107,6 +113,7 @@ class RungeKutta(MultiGradientOptimizer):
         max_step=math.inf,
         controller="I",
         max_rejections=10,
+        full_batch=False,
         name=None,
     ):
         method = type(self).__name__
@@ -118,37 +125,49 @@ class RungeKutta(MultiGradientOptimizer):
             "max_step": max_step,
             "controller": controller,
             "max_rejections": max_rejections,
+            "full_batch": full_batch,
         }
         super().__init__(0.0 if adaptive and optimizer is None else optimizer, name=name)
         self.tableau = tableau
-        self._control = None
+        self._control = self._last_stage = None
         if adaptive:
             check_controllable(self.inner_optimizer, method)
+            check_full_batch(full_batch, tableau, method)
             settings["first_step"] = first_step_given(optimizer, first_step, method)
-            self._control = StepSizeControl(self, tableau.error_order, **settings)
+            control = {key: value for key, value in settings.items() if key != "full_batch"}
+            self._control = StepSizeControl(self, tableau.error_order, **control)
         else:
             check_unused(settings, tableau, method)
         self._settings = settings
 
+    def build(self, variables):
+        super().build(variables)
+        if self._settings["full_batch"]:
+            self._last_stage = LastStage(self, variables, self._control.dtype)
+
     def estimate_gradient(self, evaluate, point):
-        _, first = evaluate(point)
+        if self._last_stage is None:
+            first, evaluations = evaluate(point)[1], 1
+        else:
+            first, evaluations = self._last_stage.first_gradient(evaluate, point)
         diagonal = preconditioner(self.inner_optimizer, evaluate.variables, first)
+        adaptive = self._control is not None
 
-        def stages(step, with_error):
-            return run_stages(
-                self.tableau, evaluate, point, first, step, diagonal, with_error=with_error
-            )
+        def stages(step):
+            return run_stages(self.tableau, evaluate, point, first, step, diagonal, adaptive)
 
-        if self._control is None:
+        if not adaptive:
             rate = ops.convert_to_tensor(self.inner_optimizer.learning_rate)
-            estimate, _, _, mark = stages(rate, with_error=False)
-            return estimate if mark is None else marked(estimate, mark)
-        cost = len(stages_needed(self.tableau, with_error=True)) - 1
-        step, estimate = self._control.step(
-            evaluate, point, first, diagonal, lambda step: stages(step, with_error=True), cost
-        )
-        self.inner_optimizer.learning_rate = step
-        return estimate
+            stage = stages(rate)
+            return marked(stage.estimate, stage.mark)
+        keep_last = self._last_stage is not None
+        step = self._control.step(evaluate, point, first, diagonal, stages, keep_last)
+        if keep_last:
+            self._last_stage.keep(step.last_loss, step.last_gradients)
+        a_try = len(stages_needed(self.tableau, with_error=True)) - 1
+        self._control.evaluations.assign(evaluations + step.choices + a_try * step.tries)
+        self.inner_optimizer.learning_rate = step.size
+        return step.estimate
 
     def count(self, gradient_evaluations, finite):
         if self._control is not None:  # its loop runs as often as it needs to

@@ -1,6 +1,22 @@
 """The stages of a Runge-Kutta step: gradients at trial points, and their weighted sums."""
 
+from typing import Any, NamedTuple
+
 from keras_cool.optimizers.weighted_sum import WeightedSum, moved, not_finite_mark
+
+
+class Stages(NamedTuple):
+    """What the stages of a step give.
+
+    Error, new point and last stage are `None` if the error is not asked for; the last stage also
+    where it is not at the new point.
+    """
+
+    estimate: list  # the sum with the weights, a list of tensors
+    error: list | None  # the sum with the error weights
+    new_point: list | None  # the point after the step
+    last: tuple[Any, list] | None  # loss and gradients at the new point
+    mark: Any  # a scalar, not a number where a stage was not finite that no sum shows
 
 
 def stages_needed(tableau, with_error):
@@ -32,16 +48,13 @@ def run_stages(tableau, evaluate, point, first, step, preconditioner, with_error
         with_error: Boolean, whether to compute the error estimate and the new point.
 
     Returns:
-        `(estimate, error, new_point, mark)`: the sums with the weights and with the error weights,
-        the point after the step, lists of tensors; and a scalar that is not a number where a stage
-        was not finite that none of the sums shows, or `None` where there is no such stage. Error
-        and new point are `None` if they are not asked for.
+        `Stages`.
     """
     needed = stages_needed(tableau, with_error)
     last_use = {j: max((i for i in needed if i > j and tableau.a[i][j]), default=j) for j in needed}
     all_weights = _all_weights(tableau, with_error)
     sums = [WeightedSum() for _ in all_weights]
-    gradients, mark, new_point = {}, None, None
+    gradients, mark, new_point, last = {}, 0.0, None, None
 
     def let_go(stage):
         nonlocal mark
@@ -49,13 +62,14 @@ def run_stages(tableau, evaluate, point, first, step, preconditioner, with_error
         for total, weights in zip(sums, all_weights, strict=True):
             total.add(weights[stage], tensors)
         if not any(weights[stage] for weights in all_weights):
-            mark = not_finite_mark(tensors) + (0.0 if mark is None else mark)
+            mark += not_finite_mark(tensors)
 
     for i in needed:
         if i == 0:
             gradients[i] = first
             continue
-        if with_error and i == tableau.stages - 1 and tableau.first_same_as_last:
+        at_new_point = with_error and i == tableau.stages - 1 and tableau.first_same_as_last
+        if at_new_point:
             # Its trial point is the point after the step: one sum serves both.
             for j in sorted(gradients):
                 let_go(j)
@@ -69,16 +83,18 @@ def run_stages(tableau, evaluate, point, first, step, preconditioner, with_error
             for j in sorted(gradients):
                 if last_use[j] <= i:
                     let_go(j)
-        gradients[i] = evaluate(trial)[1]
+        loss, gradients[i] = evaluate(trial)
         del trial
+        if at_new_point:
+            last = loss, gradients[i]
     for j in sorted(gradients):
         let_go(j)
     estimate = sums[0].tensors()
     if not with_error:
-        return estimate, None, None, mark
+        return Stages(estimate, None, None, None, mark)
     if new_point is None:
         new_point = moved(point, step, estimate, preconditioner)
-    return estimate, sums[1].tensors(), new_point, 0.0 if mark is None else mark
+    return Stages(estimate, sums[1].tensors(), new_point, last, mark)
 
 
 def _all_weights(tableau, with_error):

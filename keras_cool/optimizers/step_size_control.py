@@ -1,6 +1,7 @@
 """`StepSizeControl`: tries a step with smaller sizes until its error is within the tolerance."""
 
 import math
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -10,6 +11,17 @@ from keras_cool.optimizers.local_error import error_norm, first_step_size, large
 from keras_cool.optimizers.weighted_sum import marked, not_finite_mark
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0  # as in SciPy's `solve_ivp`
+
+
+class Step(NamedTuple):
+    """A step that was tried until it was accepted, or until the last try."""
+
+    size: Any  # scalar tensor, the step size
+    estimate: list  # the gradient estimate; not a number if no try was accepted
+    last_loss: Any  # the loss of the last stage, at the new point
+    last_gradients: list  # its gradients, or nothing where they are not wanted
+    choices: Any  # scalar integer tensor: the evaluations to choose a first step size, 0 or 1
+    tries: Any  # scalar integer tensor: how often the stages were computed
 
 
 class StepSizeControl:
@@ -77,7 +89,7 @@ class StepSizeControl:
             "too_large_steps": self.too_large_steps,
         }
 
-    def step(self, evaluate, point, first, preconditioner, stages, cost):
+    def step(self, evaluate, point, first, preconditioner, stages, keep_last):
         """Takes a step whose error is within the tolerance.
 
         Args:
@@ -85,11 +97,11 @@ class StepSizeControl:
             point: List of tensors.
             first: List of tensors, the gradients at the point.
             preconditioner: List of tensors, or `None`.
-            stages: A function: `stages(step_size)` gives `(estimate, error, new_point, mark)`.
-            cost: Integer, the gradient evaluations of `stages`.
+            stages: A function: `stages(step_size)` gives `Stages` with the error.
+            keep_last: Boolean, whether the last stage is wanted.
 
         Returns:
-            `(step_size, estimate)`. The estimate is not a number where no step was accepted.
+            `Step`.
         """
         sound = ops.isfinite(not_finite_mark(first))  # a smaller step would not mend that
         known = ops.convert_to_tensor(self.next_step_size.value)
@@ -101,8 +113,9 @@ class StepSizeControl:
             )
             return count + 1, size
 
-        count, size = evaluate.while_loop(
-            lambda count, _: choose & (count < 1), chosen, (ops.zeros((), "int32"), known)
+        none = ops.zeros((), "int32")
+        choices, size = evaluate.while_loop(
+            lambda count, _: choose & (count < 1), chosen, (none, known)
         )
 
         def goes_on(tries, size, next_size, accepted, *_):
@@ -110,23 +123,29 @@ class StepSizeControl:
 
         def attempt(tries, _, size, *__):
             size = smaller(size, self.max_step)
-            estimate, error, new_point, mark = stages(size)
+            stage = stages(size)
             norm = error_norm(
-                error, size, point, new_point, self.rtol, self.atol, preconditioner
-            ) + ops.cast(mark, self.dtype)
+                stage.error, size, point, stage.new_point, self.rtol, self.atol, preconditioner
+            ) + ops.cast(stage.mark, self.dtype)
             accepted = norm < 1
             factor = self._factor(norm, accepted, rejected_before=tries > 0)
             # Not zero, from which no step size grows again.
             next_size = larger(size * factor, 1e-30)
-            return (tries + 1, size, next_size, accepted, norm, *estimate)
+            loss, last = stage.last if keep_last else (norm, [])
+            loss = ops.cast(loss, self.dtype)
+            return (tries + 1, size, next_size, accepted, norm, loss, *stage.estimate, *last)
 
-        tries, size, next_size, accepted, norm, *estimate = evaluate.while_loop(
-            goes_on,
-            attempt,
-            (ops.zeros((), "int32"), size, size, known != known, ops.ones_like(size), *first),
+        n = len(first)
+        zero = ops.zeros_like(size)
+        start = (none, size, size, sound & False, zero, zero, *first)
+        tries, size, next_size, accepted, norm, loss, *lists = evaluate.while_loop(
+            goes_on, attempt, (*start, *first) if keep_last else start
         )
-        self._note(sound, accepted, size, next_size, norm, tries, count, cost)
-        return size, marked(estimate, ops.where(accepted, 0.0, math.nan))
+        self._note(accepted, size, next_size, norm)
+        self.rejected_tries.assign_add(tries - ops.cast(accepted, "int32"))
+        self.too_large_steps.assign_add(ops.cast(sound & ops.logical_not(accepted), "int32"))
+        estimate = marked(lists[:n], ops.where(accepted, 0.0, math.nan))
+        return Step(size, estimate, loss, lists[n:], choices, tries)
 
     def _factor(self, norm, accepted, rejected_before):
         k = self.order + 1
@@ -140,9 +159,8 @@ class StepSizeControl:
         factor = ops.where(rejected_before, smaller(factor, 1.0), smaller(factor, LARGEST_FACTOR))
         return larger(factor, SMALLEST_FACTOR)
 
-    def _note(self, sound, accepted, size, next_size, norm, tries, count, cost):
-        zero = ops.zeros_like(size)
-        taken = ops.where(accepted, size, zero)
+    def _note(self, accepted, size, next_size, norm):
+        taken = ops.where(accepted, size, ops.zeros_like(size))
         self.next_step_size.assign(next_size)
         self.step_size.assign(taken)
         self.previous_error.assign(ops.where(accepted, norm, self.previous_error.value))
@@ -151,7 +169,3 @@ class StepSizeControl:
         time = self.flow_time.value + taken
         self.time_left_over.assign(taken - (time - self.flow_time.value))
         self.flow_time.assign(time)
-        self.evaluations.assign(1 + count + cost * tries)
-        self.rejected_tries.assign_add(tries - ops.cast(accepted, "int32"))
-        too_large = ops.cast(sound & ops.logical_not(accepted), "int32")
-        self.too_large_steps.assign_add(too_large)

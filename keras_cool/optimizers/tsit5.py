@@ -30,11 +30,11 @@ class Tsit5(EmbeddedMethod):
     r"""Tsitouras' method of order 5 with an embedded error of order 4. Seven evaluations.
 
     Its error constants are smaller than those of `RK45`, at the same cost: a try takes six
-    evaluations besides the first one, which all tries share; with `adaptive=False` a step takes
-    six. It follows the gradient flow \(\dot p = -g(p)\), and its step size is controlled as in
+    evaluations besides the first one, which all tries share; with `full_batch=True` that is all
+    that a step takes, and with `adaptive=False` too. It follows the gradient flow \(\dot p = -g(p)\), and its step size is controlled as in
     `RungeKutta`.
 
-    Nine copies of the parameters are held besides them.
+    Eight copies of the parameters are held besides them, and two more with `full_batch=True`.
 
     Example:
 
@@ -65,6 +65,9 @@ class Tsit5(EmbeddedMethod):
         controller: `"I"`, as in `solve_ivp`, or `"PI"`, whose step sizes vary less; their formulas
             are in `RungeKutta`. Defaults to `"I"`.
         max_rejections: Integer, how often a step is tried again. Defaults to 10.
+        full_batch: Boolean, whether every step sees the same batch: then the last stage serves as
+            the first one of the next step, which saves an evaluation. It is used where the loss is
+            found as it was there. Defaults to `False`.
         name: String or `None`. The name of the optimizer. Defaults to `"tsit5"`.
 
     Raises:

@@ -88,6 +88,8 @@ def not_finite_mark(tensors):
 
 def marked(tensors, mark):
     """Gives the list with a scalar added to the tensor where that costs least."""
+    if isinstance(mark, float) and mark == 0:
+        return tensors
     smallest = min(range(len(tensors)), key=lambda i: math.prod(tensors[i].shape))
     tensors[smallest] = tensors[smallest] + ops.cast(mark, tensors[smallest].dtype)
     return tensors

@@ -44,6 +44,17 @@ class Evaluation:
         gradients = [densify(g, p) for g, p in zip(gradients, point, strict=True)]
         return sum_over_replicas(loss, gradients)
 
+    def forward(self, point):
+        """Gives the loss at `point`, without its gradients.
+
+        Before the first evaluation it takes that one's part: its loss, metrics and layer state are
+        the ones kept.
+        """
+        with self._random_numbers, OverlayScope(zip(self.variables, point, strict=True)) as scope:
+            loss, aux = self._loss_function()
+        self._keep_first(loss, aux, scope.updates)
+        return sum_over_replicas(loss, [])[0]
+
     def while_loop(self, cond, body, loop_vars):
         """Gives `keras.ops.while_loop` of a flat sequence of tensors, as a list.
 
@@ -63,11 +74,14 @@ class Evaluation:
         with self._random_numbers, OverlayScope() as scope:
             (_, (loss, aux)), gradients = evaluate(point)
         gradients = unscale(gradients, self._scale_loss)
-        if self.count == 0:
-            self.loss, self.aux, self.updates = loss, aux, scope.updates
+        self._keep_first(loss, aux, scope.updates)
         self.count += 1
         self.missing = [m and g is None for m, g in zip(self.missing, gradients, strict=True)]
         return loss, gradients
+
+    def _keep_first(self, loss, aux, updates):
+        if self.loss is None:
+            self.loss, self.aux, self.updates = loss, aux, updates
 
 
 def unscale(gradients, scale_loss):
