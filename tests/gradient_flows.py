@@ -29,7 +29,7 @@ class Linear(keras.layers.Layer):
 
 
 class SumLoss(keras.losses.Loss):
-    """The sum of a function's values, for the same reason: Keras' mean and tanh are in float32 on JAX."""
+    """The sum of a function's values; Keras' mean and tanh are in float32 on JAX."""
 
     def __init__(self, function):
         super().__init__(reduction="sum")
@@ -124,7 +124,7 @@ class Quadratic(NamedTuple):
         return self.x.T @ (self.x @ p)
 
     def model(self):
-        inputs = keras.Input((3,))
+        inputs = keras.Input((self.x.shape[1],))
         return kc.Model(inputs, Linear(1)(inputs))
 
     loss = staticmethod(half_squared)
@@ -171,9 +171,7 @@ def train(model, problem, steps):
     """Takes full-batch steps, all in one epoch; gives the logs of each."""
     callback = StepLogs()
     x, y = (np.tile(a, (steps, 1)) for a in (problem.x, problem.y))
-    model.fit(
-        x, y, batch_size=len(problem.x), shuffle=False, verbose=0, callbacks=[callback]
-    )
+    model.fit(x, y, batch_size=len(problem.x), shuffle=False, verbose=0, callbacks=[callback])
     return {name: np.array(values) for name, values in callback.logs.items()}
 
 

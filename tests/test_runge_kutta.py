@@ -29,5 +29,4 @@ def test_order(name, order, float64):
         train(model, problem, steps)
         errors.append(np.linalg.norm(weights_of(model) - exact))
     slope = np.log2(errors[0] / errors[1])
-    print(name, errors, slope)
     assert abs(slope - order) < 0.1

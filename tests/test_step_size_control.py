@@ -30,7 +30,6 @@ def test_the_same_steps_as_scipy(method, problem, settings, float64):
     sizes, solver = scipy_steps(method, problem, 40, **settings)
     model = compiled(problem, getattr(kc.optimizers, method)(**settings))
     logs = train(model, problem, 40)
-    print(logs["rejected_tries"][-1], logs["gradient_evaluations"][-1], solver.nfev, (logs["step_size"]/sizes-1)[[0,1,5,10,20,24,30,39]])
     np.testing.assert_allclose(logs["step_size"][:25], sizes[:25], rtol=1e-3)
     np.testing.assert_allclose(logs["flow_time"][-1], solver.t, rtol=1e-3)
     np.testing.assert_allclose(weights_of(model), solver.y, rtol=1e-3, atol=1e-6)
@@ -44,6 +43,5 @@ def test_full_batch_takes_the_evaluations_of_scipy(method, float64):
     _, solver = scipy_steps(method, problem, 20)
     model = compiled(problem, getattr(kc.optimizers, method)(full_batch=True))
     logs = train(model, problem, 20)
-    print(logs["gradient_evaluations"], solver.nfev)
     assert logs["gradient_evaluations"][-1] == solver.nfev
     np.testing.assert_allclose(weights_of(model), solver.y, rtol=1e-6, atol=1e-8)

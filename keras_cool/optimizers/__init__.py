@@ -8,6 +8,7 @@ from keras_cool.optimizers.rk4 import RK4
 from keras_cool.optimizers.rk23 import RK23
 from keras_cool.optimizers.rk45 import RK45
 from keras_cool.optimizers.runge_kutta import RungeKutta
+from keras_cool.optimizers.runge_kutta_chebyshev import RungeKuttaChebyshev
 from keras_cool.optimizers.tableau import Tableau
 from keras_cool.optimizers.tsit5 import Tsit5
 
@@ -20,6 +21,7 @@ __all__ = [
     "MultiGradientOptimizer",
     "Ralston",
     "RungeKutta",
+    "RungeKuttaChebyshev",
     "Tableau",
     "Tsit5",
 ]

@@ -40,6 +40,7 @@ def is_adaptive(adaptive, tableau, method):
 
 
 def check_unused(settings, tableau, method):
+    """Raises a `ValueError` for settings of a control that does not take place."""
     unused = [name for name, default in DEFAULTS.items() if settings[name] != default]
     if unused:
         why = (
@@ -54,6 +55,7 @@ def check_unused(settings, tableau, method):
 
 
 def check_controllable(optimizer, method):
+    """Raises a `ValueError` for an inner optimizer whose step size cannot be controlled."""
     if not follows_a_flow(optimizer):
         raise ValueError(
             f"{method} cannot control the step size over {type(optimizer).__name__}: its step is "
@@ -99,6 +101,7 @@ def first_step_given(optimizer, first_step, method):
         return first_step
     return "auto" if rate is None else rate
 
+
 def check_settings(rtol, atol, first_step, max_step, controller, max_rejections):
     """Raises a `ValueError` for settings that have no meaning."""
     for name, value in (("rtol", rtol), ("atol", atol)):
@@ -127,4 +130,4 @@ def check_settings(rtol, atol, first_step, max_step, controller, max_rejections)
 
 
 def _is_positive(value):
-    return isinstance(value, Real) and not isinstance(value, bool) and value > 0
+    return isinstance(value, Real) and not isinstance(value, bool) and float(value) > 0

@@ -61,8 +61,7 @@ def first_step_size(evaluate, point, first, order, rtol, atol, dtype, preconditi
     trial = [p - ops.cast(h0, p.dtype) * f for p, f in zip(point, flow, strict=True)]
     _, gradients = evaluate(trial)
     change = [
-        (a - b) / s
-        for a, b, s in zip(_flow(gradients, preconditioner), flow, scale, strict=True)
+        (a - b) / s for a, b, s in zip(_flow(gradients, preconditioner), flow, scale, strict=True)
     ]
     d2 = _root_mean_square(change, dtype) / h0
     steepest = larger(d1, d2)

@@ -42,7 +42,7 @@ class Midpoint(FixedStepMethod):
 
     Reference:
         Runge, 1895, "Ueber die numerische Auflösung von Differentialgleichungen"; Hairer, Nørsett
-        and Wanner, 1993, "Solving Ordinary Differential Equations I", equation (II.1.4).
+        and Wanner, 1993, "Solving Ordinary Differential Equations I", section II.1.
     """
 
     tableau = Tableau(a=[[], [1 / 2]], b=[0, 1], order=2)

@@ -79,10 +79,11 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer):
                 at `point`, a list of tensors. `loss` is a scalar tensor, `gradients` a list of
                 dense tensors shaped like the point. No variable changes, all evaluations of a step
                 see the same random seeds, and the first one has to be at the given point: its loss
-                and metrics are the ones logged. `evaluate.variables` are the variables at whose
-                values the point is; `evaluate.forward(point)` gives the loss alone, and may take the
-                place of the first evaluation; `evaluate.while_loop` is `keras.ops.while_loop` over a flat
-                list of tensors, in whose body `evaluate` may be called, on replicas too.
+                and metrics are the ones logged. `evaluate.variables` are the variables whose
+                values make the point; `evaluate.forward(point)` gives the loss alone, and may take
+                the place of the first evaluation; `evaluate.while_loop` is `keras.ops.while_loop`
+                over a flat list of tensors, in whose body `evaluate` may be called, on replicas
+                too.
             point: List of tensors, the present values of the trainable variables.
 
         Returns:

@@ -3,10 +3,13 @@
 import math
 
 from keras_cool.optimizers.runge_kutta import RungeKutta
+from keras_cool.optimizers.tableau import Tableau
 
 
 class FixedStepMethod(RungeKutta):
     """A method without an embedded error; a subclass has its `tableau`."""
+
+    tableau: Tableau
 
     def __init__(self, optimizer, name=None):
         super().__init__(optimizer, type(self).tableau, name=name)
@@ -18,6 +21,8 @@ class FixedStepMethod(RungeKutta):
 
 class EmbeddedMethod(RungeKutta):
     """A method with an embedded error; a subclass has its `tableau`."""
+
+    tableau: Tableau
 
     def __init__(
         self,

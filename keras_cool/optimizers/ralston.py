@@ -42,7 +42,7 @@ class Ralston(FixedStepMethod):
         TypeError: If `optimizer` is none of the four.
 
     Reference:
-        Ralston, 1962, "Runge-Kutta methods with minimum error bounds", section 2.
+        Ralston, 1962, "Runge-Kutta methods with minimum error bounds".
     """
 
     tableau = Tableau(a=[[], [2 / 3]], b=[1 / 4, 3 / 4], order=2)

@@ -17,8 +17,8 @@ class RK23(EmbeddedMethod):
        g_4 = g(p_{\mathrm{new}}), \]
 
     and \(h (-\tfrac{5}{72} g_1 + \tfrac{1}{12} g_2 + \tfrac19 g_3 - \tfrac18 g_4)\) is the error. A
-    try costs three evaluations besides \(g_1\), which all tries share; with `full_batch=True` that is
-    all that a step costs. With `adaptive=False` a step costs three, and \(g_4\) is left out.
+    try costs three evaluations besides \(g_1\), which all tries share; with `full_batch=True` that
+    is all that a step costs. With `adaptive=False` a step costs three, and \(g_4\) is left out.
 
     The step size is controlled as in `RungeKutta`, with the meanings and defaults of SciPy's
     `solve_ivp(method="RK23")`, step for step. On mini-batches the error is that of the present

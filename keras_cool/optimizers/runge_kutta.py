@@ -129,7 +129,8 @@ class RungeKutta(MultiGradientOptimizer):
         }
         super().__init__(0.0 if adaptive and optimizer is None else optimizer, name=name)
         self.tableau = tableau
-        self._control = self._last_stage = None
+        self._control: StepSizeControl | None = None
+        self._last_stage: LastStage | None = None
         if adaptive:
             check_controllable(self.inner_optimizer, method)
             check_full_batch(full_batch, tableau, method)
@@ -142,7 +143,7 @@ class RungeKutta(MultiGradientOptimizer):
 
     def build(self, variables):
         super().build(variables)
-        if self._settings["full_batch"]:
+        if self._control is not None and self._settings["full_batch"]:
             self._last_stage = LastStage(self, variables, self._control.dtype)
 
     def estimate_gradient(self, evaluate, point):
@@ -151,21 +152,23 @@ class RungeKutta(MultiGradientOptimizer):
         else:
             first, evaluations = self._last_stage.first_gradient(evaluate, point)
         diagonal = preconditioner(self.inner_optimizer, evaluate.variables, first)
-        adaptive = self._control is not None
+        control, last_stage = self._control, self._last_stage
+        with_error = control is not None
 
         def stages(step):
-            return run_stages(self.tableau, evaluate, point, first, step, diagonal, adaptive)
+            return run_stages(self.tableau, evaluate, point, first, step, diagonal, with_error)
 
-        if not adaptive:
+        if control is None:
             rate = ops.convert_to_tensor(self.inner_optimizer.learning_rate)
             stage = stages(rate)
             return marked(stage.estimate, stage.mark)
-        keep_last = self._last_stage is not None
-        step = self._control.step(evaluate, point, first, diagonal, stages, keep_last)
-        if keep_last:
-            self._last_stage.keep(step.last_loss, step.last_gradients)
+        step = control.step(
+            evaluate, point, first, diagonal, stages, keep_last=last_stage is not None
+        )
+        if last_stage is not None:
+            last_stage.keep(step.last_loss, step.last_gradients)
         a_try = len(stages_needed(self.tableau, with_error=True)) - 1
-        self._control.evaluations.assign(evaluations + step.choices + a_try * step.tries)
+        control.evaluations.assign(evaluations + step.choices + a_try * step.tries)
         self.inner_optimizer.learning_rate = step.size
         return step.estimate
 

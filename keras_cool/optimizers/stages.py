@@ -26,7 +26,9 @@ def stages_needed(tableau, with_error):
         tableau: A `Tableau`.
         with_error: Boolean, whether the error estimate is wanted as well.
     """
-    needed = {i for weights in _all_weights(tableau, with_error) for i, w in enumerate(weights) if w}
+    needed = {
+        i for weights in _all_weights(tableau, with_error) for i, w in enumerate(weights) if w
+    }
     for i in reversed(range(tableau.stages)):
         if i in needed:
             needed |= {j for j, coefficient in enumerate(tableau.a[i]) if coefficient}

@@ -53,7 +53,7 @@ class Tableau:
 
     Reference:
         Butcher, 1964, "On Runge-Kutta processes of high order"; Hairer, Nørsett and Wanner, 1993,
-        "Solving Ordinary Differential Equations I", 2nd edition, definition II.1.1 and table II.2.3
+        "Solving Ordinary Differential Equations I", 2nd edition, definition II.1.1 and section II.2
         (the order conditions).
     """
 

@@ -31,8 +31,8 @@ class Tsit5(EmbeddedMethod):
 
     Its error constants are smaller than those of `RK45`, at the same cost: a try takes six
     evaluations besides the first one, which all tries share; with `full_batch=True` that is all
-    that a step takes, and with `adaptive=False` too. It follows the gradient flow \(\dot p = -g(p)\), and its step size is controlled as in
-    `RungeKutta`.
+    that a step takes, and with `adaptive=False` too. It follows the gradient flow
+    \(\dot p = -g(p)\), and its step size is controlled as in `RungeKutta`.
 
     Eight copies of the parameters are held besides them, and two more with `full_batch=True`.
 
