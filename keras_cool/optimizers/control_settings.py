@@ -130,4 +130,4 @@ def check_settings(rtol, atol, first_step, max_step, controller, max_rejections)
 
 
 def _is_positive(value):
-    return isinstance(value, Real) and not isinstance(value, bool) and float(value) > 0
+    return isinstance(value, Real) and float(value) > 0

@@ -167,10 +167,15 @@ class RungeKutta(MultiGradientOptimizer):
         )
         if last_stage is not None:
             last_stage.keep(step.last_loss, step.last_gradients)
-        a_try = len(stages_needed(self.tableau, with_error=True)) - 1
-        control.evaluations.assign(evaluations + step.choices + a_try * step.tries)
+        per_try = self.evaluations - 1
+        control.evaluations.assign(evaluations + step.choices + per_try * step.tries)
         self.inner_optimizer.learning_rate = step.size
         return step.estimate
+
+    @property
+    def evaluations(self):
+        """The gradient evaluations of a step, if no try is rejected."""
+        return len(stages_needed(self.tableau, with_error=self._control is not None))
 
     def count(self, gradient_evaluations, finite):
         if self._control is not None:  # its loop runs as often as it needs to

@@ -14,7 +14,7 @@ class WeightedSum:
     """
 
     def __init__(self):
-        self._tensors = None
+        self._tensors = []
         self._weight = 0.0
         self._fresh = False
 
@@ -22,7 +22,7 @@ class WeightedSum:
         """Adds `weight * tensors`, a float times a list of tensors; nothing for the weight zero."""
         if weight == 0:
             return
-        if self._tensors is None:
+        if not self._tensors:
             self._weight, self._tensors = weight, list(tensors)
             return
         ratio = weight / self._weight
@@ -57,7 +57,7 @@ class WeightedSum:
         """
         scale = -self._weight * step
         if self._fresh:
-            moved, self._tensors = self._tensors, None
+            moved, self._tensors = self._tensors, []
             for i, t in enumerate(moved):
                 moved[i] *= ops.cast(scale, t.dtype)
         else:
