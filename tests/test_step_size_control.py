@@ -196,7 +196,7 @@ def test_without_control_the_learning_rate_is_the_step():
 
 
 FIRST_STEPS = {
-    "nothing": (lambda: kc.optimizers.RK45(), 0),
+    "nothing": (kc.optimizers.RK45, 0),
     "float": (lambda: kc.optimizers.RK45(0.1), 0.1),
     "first_step": (lambda: kc.optimizers.RK45(first_step=0.2), 0.2),
     "both-alike": (lambda: kc.optimizers.RK45(0.1, first_step=0.1), 0.1),
