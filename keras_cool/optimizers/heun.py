@@ -18,7 +18,7 @@ class Heun(FixedStepMethod):
     Over a preconditioned optimizer such as Adam the trial points lie along its own direction, and
     the estimate is what it takes its step with.
 
-    Two copies of the parameters are held besides them.
+    At most three copies of the parameters are held besides them, two gradients and a trial point.
 
     Example:
 

@@ -24,7 +24,8 @@ class RK23(EmbeddedMethod):
     `solve_ivp(method="RK23")`, step for step. On mini-batches the error is that of the present
     batch's flow; the noise between batches is none of it.
 
-    Five copies of the parameters are held besides them, and two more with `full_batch=True`.
+    At most five copies of the parameters are held besides them, three with `adaptive=False`, and
+    one more in the state with `full_batch=True`.
 
     Example:
 

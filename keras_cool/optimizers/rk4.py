@@ -20,7 +20,7 @@ class RK4(FixedStepMethod):
     Over a preconditioned optimizer such as Adam the trial points lie along its own direction, and
     the estimate is what it takes its step with.
 
-    Three copies of the parameters are held besides them.
+    At most three copies of the parameters are held besides them, as many as by methods of order 2.
 
     Example:
 

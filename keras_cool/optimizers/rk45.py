@@ -18,7 +18,8 @@ class RK45(EmbeddedMethod):
     `solve_ivp(method="RK45")`, step for step. On mini-batches the error is that of the present
     batch's flow; the noise between batches is none of it.
 
-    Eight copies of the parameters are held besides them, and two more with `full_batch=True`.
+    At most six copies of the parameters are held besides them, and one more in the state with
+    `full_batch=True`.
 
     Example:
 

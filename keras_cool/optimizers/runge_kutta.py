@@ -41,8 +41,8 @@ class RungeKutta(MultiGradientOptimizer):
     gradient at the present point is not finite, nothing is tried: the step is skipped, and the size
     stays.
 
-    A step holds the gradients of all stages that a later stage still needs, one sum or two, and one
-    trial point, each a copy of the parameters.
+    A step holds the gradients that a later stage still needs, the sums of those that none needs,
+    and one trial point, each a copy of the parameters.
 
     Example:
 
@@ -148,22 +148,26 @@ class RungeKutta(MultiGradientOptimizer):
 
     def estimate_gradient(self, evaluate, point):
         if self._last_stage is None:
-            first, evaluations = evaluate(point)[1], 1
+            gradients, evaluations = {0: evaluate(point)[1]}, 1
         else:
             first, evaluations = self._last_stage.first_gradient(evaluate, point)
-        diagonal = preconditioner(self.inner_optimizer, evaluate.variables, first)
+            gradients = {0: first}
+        diagonal = preconditioner(self.inner_optimizer, evaluate.variables, gradients[0])
         control, last_stage = self._control, self._last_stage
-        with_error = control is not None
-
-        def stages(step):
-            return run_stages(self.tableau, evaluate, point, first, step, diagonal, with_error)
-
         if control is None:
             rate = ops.convert_to_tensor(self.inner_optimizer.learning_rate)
-            stage = stages(rate)
-            return marked(stage.estimate, stage.mark)
+            stages = run_stages(
+                self.tableau, evaluate, point, gradients, rate, diagonal, with_error=False
+            )
+            return marked(stages.estimate, stages.mark)
+
+        def try_step(size):
+            return run_stages(
+                self.tableau, evaluate, point, dict(gradients), size, diagonal, with_error=True
+            )
+
         step = control.step(
-            evaluate, point, first, diagonal, stages, keep_last=last_stage is not None
+            evaluate, point, gradients[0], diagonal, try_step, keep_last=last_stage is not None
         )
         if last_stage is not None:
             last_stage.keep(step.last_loss, step.last_gradients)

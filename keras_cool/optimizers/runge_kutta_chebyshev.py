@@ -28,7 +28,8 @@ class RungeKuttaChebyshev(MultiGradientOptimizer):
     It pays where the loss is stiff: some directions much more curved than those that matter. Over
     a preconditioned optimizer such as Adam the points lie along its own direction.
 
-    Four copies of the parameters are held besides them, five at order 2, whatever the stages.
+    At most four copies of the parameters are held besides them, five at order 2, whatever the
+    number of stages.
 
     Example:
 
@@ -90,18 +91,21 @@ class RungeKuttaChebyshev(MultiGradientOptimizer):
         _, first = evaluate(point)
         rate = ops.convert_to_tensor(self.inner_optimizer.learning_rate)
         diagonal = preconditioner(self.inner_optimizer, evaluate.variables, first)
-        before, present, gradients = None, None, first
-        for mu, nu, mu_tilde, gamma_tilde in zip(*self._coefficients[:4], strict=True):
-            if present is not None:
-                _, gradients = evaluate(moved(point, rate, present, diagonal))
+        coefficients = zip(*self._coefficients[:4], strict=True)
+        _, _, mu_tilde, _ = next(coefficients)
+        before, present = [], [mu_tilde * g for g in first]
+        if self.order == 1:
+            del first  # a copy of the parameters less
+        for mu, nu, mu_tilde, gamma_tilde in coefficients:
             total = WeightedSum()
-            total.add(mu_tilde, gradients)
-            if present is not None:
-                total.add(mu, present)
-            if before is not None:
+            total.add(mu_tilde, evaluate(moved(point, rate, present, diagonal))[1])
+            total.add(mu, present)
+            if before:
                 total.add(nu, before)
-            total.add(gamma_tilde, first)
+            if gamma_tilde:
+                total.add(gamma_tilde, first)
             before, present = present, total.tensors()
+            del total
         return present
 
     def get_config(self):

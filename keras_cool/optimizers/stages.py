@@ -35,7 +35,7 @@ def stages_needed(tableau, with_error):
     return sorted(needed | {0})
 
 
-def run_stages(tableau, evaluate, point, first, step, preconditioner, with_error):
+def run_stages(tableau, evaluate, point, gradients, step, preconditioner, with_error):
     r"""Computes the stages of one step and their sums.
 
     A stage's gradient is let go as soon as no later trial point needs it.
@@ -44,7 +44,8 @@ def run_stages(tableau, evaluate, point, first, step, preconditioner, with_error
         tableau: A `Tableau`.
         evaluate: A function: `evaluate(point)` gives `(loss, gradients)`.
         point: List of tensors.
-        first: List of tensors, the gradients at the point, the first stage.
+        gradients: Dictionary that holds the gradients at the point, the first stage, under 0. It
+            is emptied on the way, so that nobody holds them longer than needed.
         step: Scalar tensor, the step size.
         preconditioner: List of tensors shaped like the point, the diagonal, or `None`.
         with_error: Boolean, whether to compute the error estimate and the new point.
@@ -56,7 +57,7 @@ def run_stages(tableau, evaluate, point, first, step, preconditioner, with_error
     last_use = {j: max((i for i in needed if i > j and tableau.a[i][j]), default=j) for j in needed}
     all_weights = _all_weights(tableau, with_error)
     sums = [WeightedSum() for _ in all_weights]
-    gradients, mark, new_point, last = {}, 0.0, None, None
+    mark, new_point, last = 0.0, None, None
 
     def let_go(stage):
         nonlocal mark
@@ -66,10 +67,7 @@ def run_stages(tableau, evaluate, point, first, step, preconditioner, with_error
         if not any(weights[stage] for weights in all_weights):
             mark += not_finite_mark(tensors)
 
-    for i in needed:
-        if i == 0:
-            gradients[i] = first
-            continue
+    for i in needed[1:]:
         at_new_point = with_error and i == tableau.stages - 1 and tableau.first_same_as_last
         if at_new_point:
             # Its trial point is the point after the step: one sum serves both.

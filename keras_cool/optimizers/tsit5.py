@@ -34,7 +34,8 @@ class Tsit5(EmbeddedMethod):
     that a step takes, and with `adaptive=False` too. It follows the gradient flow
     \(\dot p = -g(p)\), and its step size is controlled as in `RungeKutta`.
 
-    Eight copies of the parameters are held besides them, and two more with `full_batch=True`.
+    At most seven copies of the parameters are held besides them, six with `adaptive=False`, and one
+    more in the state with `full_batch=True`.
 
     Example:
 
