@@ -92,6 +92,27 @@ def test_what_is_no_tableau_is_told_so(tableau):
         kc.optimizers.RungeKutta(0.1, tableau)
 
 
+def test_a_multi_optimizer_is_refused():
+    inner = keras.optimizers.MultiOptimizer(lambda variable: keras.optimizers.SGD(0.1))
+    with pytest.raises(ValueError, match=r"no one step size.*Heun\('adam'\)"):
+        kc.optimizers.Heun(inner)
+
+
+def test_every_way_to_run_a_step_gives_the_same_numbers():
+    ways = [{"run_eagerly": True}, {"jit_compile": False}]
+    if keras.backend.backend() != "torch":
+        ways += [{"jit_compile": True}, {"steps_per_execution": 2}]
+    ends = []
+    for way in ways:
+        model = compiled(PROBLEMS["net"], kc.optimizers.RK23(1.0, full_batch=True), **way)
+        x, y = (np.tile(a, (2, 1)) for a in PROBLEMS["net"][:2])
+        logs = model.fit(x, y, batch_size=12, shuffle=False, verbose=0).history
+        ends.append((weights_of(model), logs["gradient_evaluations"]))
+    for weights, evaluations in ends[1:]:
+        np.testing.assert_allclose(weights, ends[0][0], rtol=1e-4, atol=1e-6)
+        assert evaluations == ends[0][1]
+
+
 def test_dropout_sees_one_mask_in_all_stages():
     """With the masks of all stages alike, RK4 on a linear loss takes a plain step."""
     x, y = np.ones((8, 30), "float32"), np.zeros((8, 1), "float32")

@@ -39,6 +39,16 @@ def is_adaptive(adaptive, tableau, method):
     return embedded if adaptive is None else bool(adaptive)
 
 
+def check_one_rate(optimizer, method):
+    """Raises a `ValueError` for an optimizer that holds several, each with a rate of its own."""
+    if isinstance(optimizer, getattr(keras.optimizers, "MultiOptimizer", ())):
+        raise ValueError(
+            f"{method} was given a MultiOptimizer, which has a learning rate for each of its "
+            "optimizers: there is no one step size to put the stages by. Give one optimizer for "
+            f"all variables, for example {method}('adam')."
+        )
+
+
 def check_unused(settings, tableau, method):
     """Raises a `ValueError` for settings of a control that does not take place."""
     unused = [name for name, default in DEFAULTS.items() if settings[name] != default]

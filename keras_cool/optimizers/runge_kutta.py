@@ -8,6 +8,7 @@ from keras import ops
 from keras_cool.optimizers.control_settings import (
     check_controllable,
     check_full_batch,
+    check_one_rate,
     check_unused,
     first_step_given,
     is_adaptive,
@@ -128,6 +129,7 @@ class RungeKutta(MultiGradientOptimizer):
             "full_batch": full_batch,
         }
         super().__init__(0.0 if adaptive and optimizer is None else optimizer, name=name)
+        check_one_rate(self.inner_optimizer, method)
         self.tableau = tableau
         self._control: StepSizeControl | None = None
         self._last_stage: LastStage | None = None
