@@ -39,7 +39,17 @@ except (ImportError, ValueError) as error:  # no such backend, or not installed
     )
     sys.exit(2)
 
-METHODS = {"heun": kc.optimizers.Heun}
+METHODS = {
+    "heun": kc.optimizers.Heun,
+    "midpoint": kc.optimizers.Midpoint,
+    "ralston": kc.optimizers.Ralston,
+    "rk4": kc.optimizers.RK4,
+    "rk23": kc.optimizers.RK23,
+    "rk45": kc.optimizers.RK45,
+    "tsit5": kc.optimizers.Tsit5,
+    "chebyshev": kc.optimizers.RungeKuttaChebyshev,
+}
+CONTROLLED = ("rk23", "rk45", "tsit5")  # they choose their step sizes, the first one too
 METHOD_LEARNING_RATE = 0.2
 MICROBATCH_SIZE = 16
 NOT_BY_NAME = ("Optimizer", "MultiOptimizer", "LossScaleOptimizer")  # they need other arguments
@@ -105,7 +115,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--learning-rate",
         metavar="RATE",
         type=rate,
-        help=f"default: {METHOD_LEARNING_RATE} for a METHOD, else Keras' own for the OPTIMIZER",
+        help=f"default: {METHOD_LEARNING_RATE} for a METHOD ({', '.join(CONTROLLED)} choose it, "
+        "and take a given one as the first), else Keras' own for the OPTIMIZER",
     )
     add("--batch-size", metavar="N", type=count, default=64, help="default: 64")
     add(
@@ -266,14 +277,18 @@ def make_optimizer(
     """Makes the optimizer that `--optimizer` names; a rate of `None` is its default."""
     method, colon, inner = name.lower().rpartition(":")
     if inner in METHODS and not colon:
-        return METHODS[inner](learning_rate or METHOD_LEARNING_RATE)
+        rate = None if inner in CONTROLLED else METHOD_LEARNING_RATE
+        return METHODS[inner](learning_rate or rate)
     if inner not in OPTIMIZERS or (colon and method not in METHODS):
         raise UserError(f"--optimizer {name} is not known; give {NOTATION}")
     rate = {} if learning_rate is None else {"learning_rate": learning_rate}
     optimizer = OPTIMIZERS[inner](**rate)
     if accumulate > 1:
         return kc.optimizers.Accumulate(optimizer, accumulate)
-    return METHODS[method](optimizer) if colon else optimizer
+    try:
+        return METHODS[method](optimizer) if colon else optimizer
+    except ValueError as error:
+        raise UserError(f"--optimizer {name}: {one_line(error)}") from error
 
 
 def build_model(x: np.ndarray, classes: int) -> kc.Model:

@@ -140,6 +140,41 @@ def variable_layout(variable):
     return getattr(variable, "_layout", None)
 
 
+def second_moment(optimizer, variable):
+    """The running mean of the squared gradient of Adam, AdamW, Nadam, Lamb and RMSprop."""
+    return _slot(optimizer, optimizer._velocities, variable)
+
+
+def largest_second_moment(optimizer, variable):
+    """The largest second moment so far, of Adam and AdamW with `amsgrad=True`."""
+    return _slot(optimizer, optimizer._velocity_hats, variable)
+
+
+def mean_gradient(optimizer, variable):
+    """The running mean of the gradient of RMSprop with `centered=True`."""
+    return _slot(optimizer, optimizer._average_gradients, variable)
+
+
+def sum_of_squares(optimizer, variable):
+    """Adagrad's sum of the squared gradients."""
+    return _slot(optimizer, optimizer._accumulators, variable)
+
+
+def running_squares(optimizer, variable):
+    """Adadelta's running means of the squared gradient and of the squared change."""
+    gradients = _slot(optimizer, optimizer._accumulated_grads, variable)
+    return gradients, _slot(optimizer, optimizer._accumulated_delta_vars, variable)
+
+
+def infinity_norm(optimizer, variable):
+    """The exponentially weighted infinity norm of Adamax."""
+    return _slot(optimizer, optimizer._u, variable)
+
+
+def _slot(optimizer, slots, variable):
+    return slots[optimizer._get_variable_index(variable)].value
+
+
 def set_compiled_optimizer(model, optimizer):
     """Puts `optimizer` into a model that is compiled already, and into the config it saves."""
     model.optimizer = optimizer
@@ -158,9 +193,15 @@ __all__ = [
     "forward",
     "functional_init_arguments",
     "in_stateless_scope",
+    "infinity_norm",
+    "largest_second_moment",
     "learning_rate_variable",
     "loss_tracker",
+    "mean_gradient",
+    "running_squares",
+    "second_moment",
     "set_compiled_optimizer",
+    "sum_of_squares",
     "symbolic_build",
     "trainable_variables_of",
     "training_loss",

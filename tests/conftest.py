@@ -36,6 +36,23 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.fixture
+def float64():
+    """Weights, data and step sizes in float64."""
+    enable_x64(True)
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    enable_x64(False)
+
+
+def enable_x64(value):
+    if BACKEND == "jax":
+        import jax
+
+        jax.config.update("jax_enable_x64", value)
+
+
 @pytest.fixture(autouse=True)
 def fresh_keras():
     """Starts each test from the same seeds, in float32, on one device."""

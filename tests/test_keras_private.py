@@ -198,3 +198,36 @@ def test_in_stateless_scope():
 
 def test_variable_layout(model):
     assert keras_private.variable_layout(model.trainable_variables[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("read", "optimizer"),
+    [
+        (keras_private.second_moment, keras.optimizers.Adam()),
+        (keras_private.second_moment, keras.optimizers.AdamW()),
+        (keras_private.second_moment, keras.optimizers.Nadam()),
+        (keras_private.second_moment, keras.optimizers.Lamb()),
+        (keras_private.second_moment, keras.optimizers.RMSprop()),
+        (keras_private.largest_second_moment, keras.optimizers.Adam(amsgrad=True)),
+        (keras_private.mean_gradient, keras.optimizers.RMSprop(centered=True)),
+        (keras_private.sum_of_squares, keras.optimizers.Adagrad()),
+        (keras_private.running_squares, keras.optimizers.Adadelta()),
+        (keras_private.infinity_norm, keras.optimizers.Adamax()),
+    ],
+    ids=lambda value: getattr(value, "__name__", getattr(value, "name", "")),
+)
+def test_what_optimizers_keep_for_a_variable(read, optimizer, model):
+    """Each is shaped like its variable, and changes in a step."""
+    variables = model.trainable_variables
+    optimizer.build(variables)
+    before = [slot(read, optimizer, v) for v in variables]
+    assert [b.shape[1:] for b in before] == [tuple(v.shape) for v in variables]
+    optimizer.apply([keras.ops.full(v.shape, 0.5) for v in variables])
+    for b, v in zip(before, variables):
+        assert np.all(slot(read, optimizer, v) != b)
+
+
+def slot(read, optimizer, variable):
+    value = read(optimizer, variable)
+    values = value if isinstance(value, tuple) else (value,)
+    return np.stack([keras.ops.convert_to_numpy(v).copy() for v in values])

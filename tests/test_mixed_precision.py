@@ -170,6 +170,23 @@ def test_a_static_loss_scale_factor_of_the_inner_optimizer():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@float16
+def test_step_size_control_under_float16(policy):
+    """Overflowing data skip a step and lower the scale; the step size and the flow go on."""
+    model = make(kc.optimizers.RK23(0.05, rtol=1e-2, atol=1e-3))
+    scale = model.optimizer.initial_scale
+    before = model.get_weights()
+    history = fit(model, x=X * 1e30)
+    for a, b in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    assert (history["skipped_steps"], history["flow_time"]) == ([1], [0])
+    assert float(ops.convert_to_numpy(model.optimizer.dynamic_scale)) == scale / 2
+    history = fit(model, epochs=20)
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+    assert history["flow_time"][-1] > 0.5
+    assert history["skipped_steps"][-1] - history["too_large_steps"][-1] <= 5
+
+
 @pytest.mark.parametrize("inner", [0.1, "adam"], ids=["sgd", "adam"])
 @pytest.mark.parametrize("arguments", [{}, {"run_eagerly": True}], ids=["compiled", "eager"])
 def test_a_non_finite_gradient_never_reaches_the_weights(inner, arguments):

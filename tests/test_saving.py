@@ -63,6 +63,16 @@ OPTIMIZERS = {
         keras.optimizers.schedules.CosineDecay(0.1, decay_steps=20)
     ),
     "heun-momentum": lambda: kc.optimizers.Heun(keras.optimizers.SGD(0.05, momentum=0.9)),
+    "rk45": lambda: kc.optimizers.RK45(rtol=1e-2, controller="PI"),
+    "rk23-adam": lambda: kc.optimizers.RK23("adam", rtol=1e-2, atol=1e-3, first_step=0.01),
+    "rk23-full-batch": lambda: kc.optimizers.RK23(0.01, full_batch=True),
+    "tsit5-schedule": lambda: kc.optimizers.Tsit5(
+        keras.optimizers.schedules.CosineDecay(0.1, decay_steps=20), adaptive=False
+    ),
+    "tableau": lambda: kc.optimizers.RungeKutta(
+        0.05, kc.optimizers.Tableau(a=[[], [1 / 3], [0, 2 / 3]], b=[1 / 4, 0, 3 / 4], order=3)
+    ),
+    "chebyshev": lambda: kc.optimizers.RungeKuttaChebyshev("rmsprop", stages=3),
 }
 
 
@@ -150,6 +160,7 @@ def test_config_round_trip(optimizer):
     assert type(copy.inner_optimizer) is type(original.inner_optimizer)
     assert copy.inner_optimizer.get_config() == original.inner_optimizer.get_config()
     assert copy.name == original.name
+    assert copy.get_config() == original.get_config()
 
 
 def test_a_functional_subclass_leaves_the_base_class_alone():

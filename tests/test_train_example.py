@@ -223,6 +223,29 @@ def test_every_keras_optimizer_has_its_name(example):
         assert float(over.learning_rate) == 0.25
 
 
+@pytest.mark.parametrize(
+    "name", ["midpoint", "ralston", "rk4", "rk23", "rk45", "tsit5", "chebyshev"]
+)
+def test_every_method_has_its_name(example, name):
+    assert set(example.METHODS) >= {"heun", name}
+    for rate in (None, 0.5):
+        alone = example.make_optimizer(name, rate)
+        assert type(alone) is example.METHODS[name]
+        assert type(example.make_optimizer(f"{name}:adam", rate)) is type(alone)
+        if rate is not None:
+            assert float(alone.learning_rate) == rate
+
+
+def test_a_controlled_method_trains(example, tmp_path):
+    rows = read_history(run_toy(example, tmp_path, "--optimizer", "rk23"))
+    assert int(rows[-1]["gradient_evaluations"]) >= 4 * 4
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+
+
+def test_a_method_over_what_follows_no_flow_is_refused(refuse):
+    refuse("--optimizer", "rk45:lion", mends="none along a gradient flow.*adaptive=False")
+
+
 def test_heun_alone_is_over_plain_gradient_descent(example):
     optimizer = example.make_optimizer("heun", 0.5)
     assert type(optimizer) is kc.optimizers.Heun

@@ -17,6 +17,7 @@ number_of_replicas = _backend.number_of_replicas
 on_all_replicas = _backend.on_all_replicas
 over_microbatches = _backend.over_microbatches
 sum_over_replicas = _backend.sum_over_replicas
+while_loop = _backend.while_loop
 
 __all__ = [
     "SameRandomNumbers",
@@ -30,4 +31,5 @@ __all__ = [
     "on_all_replicas",
     "over_microbatches",
     "sum_over_replicas",
+    "while_loop",
 ]

@@ -92,6 +92,11 @@ def all_finite_if(condition, tensors):
     return jax.lax.cond(condition, all_finite, lambda _: jnp.array(False), tensors)
 
 
+def while_loop(cond, body, loop_vars):
+    """`keras.ops.while_loop`."""
+    return keras.ops.while_loop(cond, body, loop_vars)
+
+
 def number_of_replicas():
     """One: under `keras.distribution` a JAX step computes on the whole batch."""
     return 1

@@ -52,6 +52,40 @@ def all_finite_if(condition, tensors):
     return tf.cond(condition, lambda: all_finite(tensors), lambda: False)
 
 
+def while_loop(cond, body, loop_vars):
+    """`tf.while_loop` over a flat tuple of tensors, in whose body replicas may add up."""
+    replicas = number_of_replicas()
+    if replicas == 1 or tf.__internal__.distribute.strategy_supports_no_merge_call():
+        return tf.while_loop(cond, body, loop_vars)
+
+    # A loop of one replica cannot wait for the others: one loop runs them all, the values of the
+    # loop variables side by side, those of each variable for all replicas together.
+    def across_replicas(strategy, cond, body, *loop_vars):
+        local = strategy.experimental_local_results
+        bodies, of_first = local(body), local(cond)[0]
+
+        def of_each(flat):
+            replica = tf.get_static_value(
+                tf.distribute.get_replica_context().replica_id_in_sync_group
+            )
+            return tuple(bodies[replica](*flat[replica::replicas]))
+
+        def all_bodies(*flat):
+            return flattened(strategy.extended.call_for_each_replica(of_each, args=(flat,)))
+
+        def flattened(values):
+            return [tensor for value in values for tensor in local(value)]
+
+        flat = tf.while_loop(
+            lambda *flat: of_first(*flat[::replicas]), all_bodies, flattened(loop_vars)
+        )
+        return [flat[i : i + replicas] for i in range(0, len(flat), replicas)]
+
+    context = tf.distribute.get_replica_context()
+    results = context.merge_call(across_replicas, args=(cond, body, *loop_vars))
+    return [values[tf.get_static_value(context.replica_id_in_sync_group)] for values in results]
+
+
 def number_of_replicas():
     """The number of replicas that compute parts of one batch."""
     return tf.distribute.get_strategy().num_replicas_in_sync

@@ -1,5 +1,6 @@
 """PyTorch: random numbers that come again, and a loop over micro-batches."""
 
+import keras
 import torch
 
 from keras_cool.keras_private import in_stateless_scope
@@ -60,6 +61,11 @@ def all_finite(tensors):
 def all_finite_if(condition, tensors):
     """Whether `condition` is true and every entry of every tensor is finite."""
     return all_finite(tensors) if condition else torch.zeros_like(condition)
+
+
+def while_loop(cond, body, loop_vars):
+    """`keras.ops.while_loop`."""
+    return keras.ops.while_loop(cond, body, loop_vars)
 
 
 def number_of_replicas():

@@ -2,11 +2,12 @@
 
 import keras
 
-from keras_cool.optimizers.multi_gradient_optimizer import MultiGradientOptimizer
+from keras_cool.optimizers.named_method import FixedStepMethod
+from keras_cool.optimizers.tableau import Tableau
 
 
 @keras.saving.register_keras_serializable(package="keras_cool")
-class Heun(MultiGradientOptimizer):
+class Heun(FixedStepMethod):
     r"""Heun's method, also called the explicit trapezoidal rule or RK2. Order 2, two evaluations.
 
     With the gradient \(g\) and the learning rate \(h\) as the step size of the gradient flow
@@ -14,10 +15,10 @@ class Heun(MultiGradientOptimizer):
 
     \[ g_1 = g(p), \qquad g_2 = g(p - h\, g_1), \qquad p \leftarrow p - \tfrac{h}{2} (g_1 + g_2). \]
 
-    Both gradients are those of the same batch and see the same random seeds. The mean of the two
-    goes to the inner optimizer, which takes the step; plain gradient descent makes it Heun's method
-    exactly. The trial point is a plain gradient step of the inner optimizer's learning rate, for
-    every inner optimizer.
+    Over a preconditioned optimizer such as Adam the trial points lie along its own direction, and
+    the estimate is what it takes its step with.
+
+    At most three copies of the parameters are held besides them, two gradients and a trial point.
 
     Example:
 
@@ -45,10 +46,4 @@ class Heun(MultiGradientOptimizer):
         Differential Equations I", section II.1.
     """
 
-    def estimate_gradient(self, evaluate, point):
-        _, first = evaluate(point)
-        _, second = evaluate(self.trial_point(point, first))
-        estimate = [a + b for a, b in zip(first, second, strict=True)]
-        for i in range(len(estimate)):
-            estimate[i] /= 2  # on PyTorch in place
-        return estimate
+    tableau = Tableau(a=[[], [1]], b=[1 / 2, 1 / 2], order=2)

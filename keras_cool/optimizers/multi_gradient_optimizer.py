@@ -63,7 +63,11 @@ class MultiGradientOptimizer(OptimizerWrapper):
                 at `point`, a list of tensors. `loss` is a scalar tensor, `gradients` a list of
                 dense tensors shaped like the point. No variable changes, all evaluations of a step
                 see the same random seeds, and the first one has to be at the given point: its loss
-                and metrics are the ones logged.
+                and metrics are the ones logged. `evaluate.variables` are the variables whose
+                values make the point; `evaluate.forward(point)` gives the loss alone, and may take
+                the place of the first evaluation; `evaluate.while_loop` is `keras.ops.while_loop`
+                over a flat list of tensors, in whose body `evaluate` may be called, on replicas
+                too.
             point: List of tensors, the present values of the trainable variables.
 
         Returns:
@@ -71,7 +75,7 @@ class MultiGradientOptimizer(OptimizerWrapper):
             rests on was.
 
         An `evaluate` inside a loop or a branch of `keras.ops` is counted once in
-        `gradient_evaluations`, however often it runs.
+        `gradient_evaluations`, however often it runs; a method that loops overrides `count`.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must implement `estimate_gradient(self, evaluate, point)`: it "
@@ -93,6 +97,11 @@ class MultiGradientOptimizer(OptimizerWrapper):
         for i, p in enumerate(point):
             trial[i] += p  # on PyTorch in place, which saves a pass over the memory
         return trial
+
+    @property
+    def kept_variables(self):
+        """The variables of the method whose assignments hold in a skipped step too; none here."""
+        return []
 
     def step_logs(self):
         """What a step adds to the logs: a dictionary of names and scalar tensors."""

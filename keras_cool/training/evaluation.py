@@ -4,7 +4,7 @@ import contextlib
 
 from keras import ops
 
-from keras_cool.backend import SameRandomNumbers, sum_over_replicas
+from keras_cool.backend import SameRandomNumbers, sum_over_replicas, while_loop
 from keras_cool.gradients import densify, value_and_grad_at
 from keras_cool.keras_private import OverlayScope
 from keras_cool.training.whole_batch import WholeBatchLosses
@@ -65,29 +65,51 @@ class Evaluation:
         gradients = [densify(g, p) for g, p in zip(gradients, point, strict=True)]
         return sum_over_replicas(loss, gradients)
 
+    def forward(self, point):
+        """Gives the loss at `point`, without its gradients.
+
+        Before the first evaluation it takes that one's part: its loss, metrics and layer state are
+        the ones kept.
+        """
+        with self._random_numbers, OverlayScope() as scope:
+            loss, aux, logs, _ = self._compute(point, differentiate=False)
+        self._keep_first(loss, aux, logs, scope.updates)
+        return sum_over_replicas(loss, [])[0]
+
+    def while_loop(self, cond, body, loop_vars):
+        """Gives `keras.ops.while_loop` of a flat sequence of tensors, as a list.
+
+        The body may evaluate; the first evaluation has to stand before the loop. What cond and body
+        assign to variables does not leave the loop.
+        """
+        return list(while_loop(cond, body, tuple(loop_vars)))
+
     def raw(self, point):
         """Gives `(loss, gradients)` of this replica, as the backend made them, `None` included."""
         with self._random_numbers, OverlayScope() as scope:
             loss, aux, logs, gradients = self._compute(point)
         gradients = unscale(gradients, self._scale_loss)
-        if self.count == 0:
-            self.loss, self.aux, self.logs, self.updates = loss, aux, logs, scope.updates
+        self._keep_first(loss, aux, logs, scope.updates)
         self.count += 1
         self.missing = [m and g is None for m, g in zip(self.missing, gradients, strict=True)]
         return loss, gradients
 
-    def _compute(self, point):
+    def _keep_first(self, loss, aux, logs, updates):
+        if self.loss is None:
+            self.loss, self.aux, self.logs, self.updates = loss, aux, logs, updates
+
+    def _compute(self, point, differentiate=True):
         """Gives `(loss, aux, logs, gradients)`, those of the scaled loss."""
         if self._window_share is None:
-            return self._part(point, self._batch)
+            return self._part(point, self._batch, differentiate=differentiate)
         losses = WholeBatchLosses(self._window_share)
-        result = self._part(point, self._batch, losses)
+        result = self._part(point, self._batch, losses, differentiate=differentiate)
         self.normaliser = losses.only_normaliser(losses.normalisers)
         return result
 
-    def _part(self, point, batch, losses=None, share=None):
+    def _part(self, point, batch, losses=None, share=None, differentiate=True):
         """Gives `(loss, aux, logs, gradients)` of a part of the batch; the gradients are those of
-        the loss times `share`."""
+        the loss times `share`, or an empty list."""
 
         def objective():
             with losses.correcting() if losses else contextlib.nullcontext():
@@ -95,10 +117,16 @@ class Evaluation:
             weighted = loss if share is None else loss * ops.cast(share, loss.dtype)
             return self._scale_loss(weighted), (loss, aux)
 
-        (_, (loss, aux)), gradients = value_and_grad_at(objective, self.variables)(point)
+        if differentiate:
+            (_, (loss, aux)), gradients = value_and_grad_at(objective, self.variables)(point)
+        else:
+            with OverlayScope(zip(self.variables, point, strict=True)) as scope:
+                (_, (loss, aux)), gradients = objective(), []
+            for variable, value in scope.updates:
+                variable.assign(value)
         if self._summarise is None:
             return loss, aux, None, gradients
-        logs = self._summarise(*batch, loss, aux) if self.count == 0 else None
+        logs = self._summarise(*batch, loss, aux) if self.loss is None else None
         return loss, None, logs, gradients
 
 

@@ -28,16 +28,16 @@ class MicrobatchEvaluation(Evaluation):
         super().__init__(*args, **kwargs)
         self._microbatches = microbatches
 
-    def _compute(self, point):
+    def _compute(self, point, differentiate=True):
         tensors, pack = self._microbatches.flatten(self._batch)
         totals = []
         if self._microbatches.losses_have_normalisers:
             totals = self._normalisers(point, tensors, pack)
         try:
-            return self._sum_over_microbatches(point, tensors, pack, totals)
+            return self._sum_over_microbatches(point, tensors, pack, totals, differentiate)
         except UnknownNormaliserError:
             self._microbatches.losses_have_normalisers = True
-            return self._compute(point)
+            return self._compute(point, differentiate)
 
     def _normalisers(self, point, tensors, pack):
         """The losses' normalisers, summed over the batch: a forward pass, of which a compiler
@@ -51,8 +51,9 @@ class MicrobatchEvaluation(Evaluation):
 
         return over_microbatches(body, list, tensors, self._microbatches.size)[0]
 
-    def _sum_over_microbatches(self, point, tensors, pack, totals):
+    def _sum_over_microbatches(self, point, tensors, pack, totals, differentiate):
         assigned, result = [], {}
+        differentiated = point if differentiate else []
         missing = [True] * len(self.variables)
 
         def body(state, microbatch, share):
@@ -60,12 +61,14 @@ class MicrobatchEvaluation(Evaluation):
             losses = WholeBatchLosses(share * window_share, totals)
             first = not result
             with OverlayScope(zip(assigned, state, strict=True)) as scope:
-                loss, aux, logs, gradients = self._part(point, pack(microbatch), losses, share)
+                loss, aux, logs, gradients = self._part(
+                    point, pack(microbatch), losses, share, differentiate
+                )
             _note_assigned(assigned, scope, first)
-            missing[:] = [m and g is None for m, g in zip(missing, gradients, strict=True)]
+            missing[:] = [m and g is None for m, g in zip(missing, gradients, strict=False)]
             result.update(aux=aux, logs=logs, normaliser=losses.only_normaliser(totals))
             scalars, rows = _split_aux(aux, microbatch[0])
-            sums = [densify(g, p) for g, p in zip(gradients, point, strict=True)]
+            sums = [densify(g, p) for g, p in zip(gradients, differentiated, strict=True)]
             sums += [s * ops.cast(share, s.dtype) for s in [loss, *scalars]]
             state = [scope.get_current_value(v) for v in assigned]
             return [_wide(s) for s in sums], state, [*rows, *_tensors(logs)]
@@ -80,9 +83,9 @@ class MicrobatchEvaluation(Evaluation):
 
         gradients = [
             None if absent else ops.cast(g, p.dtype)
-            for g, p, absent in zip(sums, point, missing, strict=False)
+            for g, p, absent in zip(sums, differentiated, missing, strict=False)
         ]
-        loss, *scalars = sums[len(point) :]
+        loss, *scalars = sums[len(differentiated) :]
         logs = _tensors(result["logs"])
         rows, last_logs = outputs[: len(outputs) - len(logs)], outputs[len(outputs) - len(logs) :]
         aux = _joined_aux(result["aux"], scalars, rows)

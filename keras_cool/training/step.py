@@ -51,11 +51,15 @@ def take_estimated_step(model, evaluation, counter):
         None if missing else g for g, missing in zip(estimate, evaluation.missing, strict=True)
     ]
 
-    # Seeds and metrics go on in any case; weights of layers (moving statistics), the state of
-    # the method and the step itself hold only if the estimate is finite.
+    # Seeds, metrics and what the method keeps go on in any case; weights of layers (moving
+    # statistics), the rest of the method's state and the step itself hold only if the estimate is
+    # finite.
     weights = {id(v) for v in model.weights}
+    kept = set() if method is None else {id(v) for v in method.kept_variables}
     assign((v, value) for v, value in evaluation.updates if id(v) not in weights)
-    held = [(v, value) for v, value in evaluation.updates if id(v) in weights] + scope.updates
+    assign((v, value) for v, value in scope.updates if id(v) in kept)
+    held = [(v, value) for v, value in evaluation.updates if id(v) in weights]
+    held += [(v, value) for v, value in scope.updates if id(v) not in kept]
     held_variables, held_values = [v for v, _ in held], [value for _, value in held]
     skips_itself = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
 

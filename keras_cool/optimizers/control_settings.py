@@ -1,0 +1,143 @@
+"""The settings of step size control: what they mean together, and what is wrong with them."""
+
+import math
+from numbers import Real
+
+import keras
+from keras import ops
+
+from keras_cool.keras_private import learning_rate_variable
+from keras_cool.optimizers.preconditioner import follows_a_flow
+from keras_cool.optimizers.tableau import Tableau
+
+CONTROLLERS = ("I", "PI")
+DEFAULTS = {
+    "rtol": 1e-3,
+    "atol": 1e-6,
+    "first_step": None,
+    "max_step": math.inf,
+    "controller": "I",
+    "max_rejections": 10,
+    "full_batch": False,
+}
+
+
+def is_adaptive(adaptive, tableau, method):
+    """Whether to control the step size: what was asked for, or whether the tableau can."""
+    if not isinstance(tableau, Tableau):
+        raise TypeError(
+            f"{method} takes a `Tableau` as its second argument. Got {tableau!r}. For example: "
+            f"{method}(0.1, Tableau(a=[[], [1.0]], b=[0.5, 0.5], order=2))."
+        )
+    embedded = tableau.embedded_order is not None
+    if adaptive and not embedded:
+        raise ValueError(
+            f"{method} was asked to control the step size, and its tableau has no embedded error "
+            "to control it by. Give `adaptive=False`, or a tableau with `embedded_weights` and "
+            "`embedded_order`."
+        )
+    return embedded if adaptive is None else bool(adaptive)
+
+
+def check_one_rate(optimizer, method):
+    """Raises a `ValueError` for an optimizer that holds several, each with a rate of its own."""
+    if isinstance(optimizer, getattr(keras.optimizers, "MultiOptimizer", ())):
+        raise ValueError(
+            f"{method} was given a MultiOptimizer, which has a learning rate for each of its "
+            "optimizers: there is no one step size to put the stages by. Give one optimizer for "
+            f"all variables, for example {method}('adam')."
+        )
+
+
+def check_unused(settings, tableau, method):
+    """Raises a `ValueError` for settings of a control that does not take place."""
+    unused = [name for name, default in DEFAULTS.items() if settings[name] != default]
+    if unused:
+        why = (
+            "its tableau has no embedded error"
+            if tableau.embedded_order is None
+            else "adaptive=False"
+        )
+        raise ValueError(
+            f"{method} does not control its step size, {why}, and would not use {unused}. Leave "
+            "them out, or take a method with an embedded error, such as RK23 or RK45."
+        )
+
+
+def check_controllable(optimizer, method):
+    """Raises a `ValueError` for an inner optimizer whose step size cannot be controlled."""
+    if not follows_a_flow(optimizer):
+        raise ValueError(
+            f"{method} cannot control the step size over {type(optimizer).__name__}: its step is "
+            "none along a gradient flow, so that the error says nothing about it. Give "
+            f"`adaptive=False`, or gradient descent, Adam or the like: {method}('adam')."
+        )
+    if learning_rate_variable(optimizer) is None:
+        raise ValueError(
+            f"{method} was given a learning-rate schedule, and controls the step size itself. Give "
+            f"`adaptive=False` to follow the schedule, or a first step size: {method}(0.1)."
+        )
+    if optimizer.gradient_accumulation_steps:
+        raise ValueError(
+            f"{method} was given {type(optimizer).__name__} with gradient_accumulation_steps="
+            f"{optimizer.gradient_accumulation_steps}: the size of a step that is taken later "
+            "cannot be controlled now. Leave the accumulation out, or give `adaptive=False`."
+        )
+
+
+def check_full_batch(full_batch, tableau, method):
+    """Raises a `ValueError` where there is no last stage to keep."""
+    if full_batch and not tableau.first_same_as_last:
+        raise ValueError(
+            f"{method} was given full_batch=True, which keeps the last stage for the next step; "
+            "the last stage of its tableau is none at the new point. Leave `full_batch` out."
+        )
+
+
+def first_step_given(optimizer, first_step, method):
+    """The first step size, a float or "auto", from the first argument and `first_step`."""
+    rate = None
+    if isinstance(optimizer, Real):
+        rate = float(optimizer)
+        if first_step not in (None, rate):
+            raise ValueError(
+                f"{method} was given the first step size twice, {optimizer} and first_step="
+                f"{first_step!r}. Give one of them: {method}({optimizer}) or "
+                f"{method}(first_step={first_step!r})."
+            )
+    elif isinstance(optimizer, keras.optimizers.Optimizer):
+        rate = float(ops.convert_to_numpy(learning_rate_variable(optimizer)))
+    if first_step is not None:
+        return first_step
+    return "auto" if rate is None else rate
+
+
+def check_settings(rtol, atol, first_step, max_step, controller, max_rejections):
+    """Raises a `ValueError` for settings that have no meaning."""
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not _is_positive(value) or math.isinf(value):
+            raise ValueError(
+                f"`{name}` has to be a finite number above 0. Got {value!r}. SciPy's defaults are "
+                "rtol=1e-3, atol=1e-6."
+            )
+    if not _is_positive(max_step):
+        raise ValueError(
+            f"`max_step` has to be a number above 0. Got {max_step!r}. Leave it out for steps of "
+            "any size."
+        )
+    if first_step != "auto" and (not _is_positive(first_step) or first_step > max_step):
+        raise ValueError(
+            f"The first step has to be above 0 and at most max_step={max_step}. Got {first_step!r}."
+            ' Leave it out, or give first_step="auto", to have it chosen.'
+        )
+    if controller not in CONTROLLERS:
+        raise ValueError(f'`controller` is "I" or "PI". Got {controller!r}.')
+    whole = isinstance(max_rejections, int) and not isinstance(max_rejections, bool)
+    if not whole or max_rejections < 0:
+        raise ValueError(
+            f"`max_rejections` has to be a whole number of at least 0. Got {max_rejections!r}."
+        )
+
+
+def _is_positive(value):
+    return isinstance(value, Real) and float(value) > 0

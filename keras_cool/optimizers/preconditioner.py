@@ -1,0 +1,106 @@
+"""The flow that a Keras optimizer follows: its diagonal preconditioner, held fixed in a step."""
+
+import keras
+from keras import ops
+
+from keras_cool import keras_private
+from keras_cool.optimizers.local_error import larger
+
+
+def preconditioner(optimizer, variables, gradients):
+    r"""Gives the diagonal \(P\) of the flow \(\dot p = -P g(p)\) that an optimizer follows.
+
+    The squared gradients behind it are updated with the gradient of the first stage, and corrected
+    for their start, as the optimizer itself would: at the first step \(P g\) has the length that
+    the first step of the optimizer has.
+
+    Args:
+        optimizer: A Keras optimizer, built on the variables.
+        variables: List of the `keras.Variable`s to train.
+        gradients: List of tensors, the gradients of the first stage.
+
+    Returns:
+        List of tensors shaped like the gradients, or `None` for the identity.
+    """
+    rule = _rule(optimizer)
+    if rule is None:
+        return None
+    return [rule(optimizer, v, g) for v, g in zip(variables, gradients, strict=True)]
+
+
+def follows_a_flow(optimizer):
+    """Whether a step of the optimizer is one of gradient descent, preconditioned or not."""
+    return isinstance(optimizer, keras.optimizers.SGD) or _rule(optimizer) is not None
+
+
+def _adam(optimizer, variable, gradient):
+    moment = keras_private.second_moment(optimizer, variable)
+    moment = _mean(moment, ops.square(gradient), optimizer.beta_2)
+    if optimizer.amsgrad:
+        moment = larger(keras_private.largest_second_moment(optimizer, variable), moment)
+    return ops.sqrt(_started(optimizer, gradient)) / (ops.sqrt(moment) + optimizer.epsilon)
+
+
+def _nadam(optimizer, variable, gradient):
+    moment = keras_private.second_moment(optimizer, variable)
+    moment = _mean(moment, ops.square(gradient), optimizer.beta_2)
+    return 1 / (ops.sqrt(moment / _started(optimizer, gradient)) + optimizer.epsilon)
+
+
+def _lamb(optimizer, variable, gradient):
+    diagonal = _nadam(optimizer, variable, gradient)
+    size = ops.sqrt(ops.sum(ops.square(variable.value)))
+    change = ops.sqrt(ops.sum(ops.square(diagonal * gradient)))
+    trust = ops.where((size > 0) & (change > 0), size / change, ops.ones_like(size))
+    return trust * diagonal
+
+
+def _rmsprop(optimizer, variable, gradient):
+    moment = keras_private.second_moment(optimizer, variable)
+    moment = _mean(moment, ops.square(gradient), optimizer.rho)
+    if optimizer.centered:
+        mean = keras_private.mean_gradient(optimizer, variable)
+        moment = moment - ops.square(_mean(mean, gradient, optimizer.rho))
+    return ops.rsqrt(moment + optimizer.epsilon)
+
+
+def _adagrad(optimizer, variable, gradient):
+    total = keras_private.sum_of_squares(optimizer, variable) + ops.square(gradient)
+    return ops.rsqrt(total + optimizer.epsilon)
+
+
+def _adadelta(optimizer, variable, gradient):
+    squares, changes = keras_private.running_squares(optimizer, variable)
+    squares = _mean(squares, ops.square(gradient), optimizer.rho)
+    return ops.sqrt((changes + optimizer.epsilon) / (squares + optimizer.epsilon))
+
+
+def _adamax(optimizer, variable, gradient):
+    norm = keras_private.infinity_norm(optimizer, variable)
+    norm = larger(optimizer.beta_2 * norm, ops.abs(gradient))
+    return 1 / (norm + optimizer.epsilon)
+
+
+_RULES = {
+    keras.optimizers.Adam: _adam,  # and AdamW, a subclass
+    keras.optimizers.Nadam: _nadam,
+    keras.optimizers.Lamb: _lamb,
+    keras.optimizers.RMSprop: _rmsprop,
+    keras.optimizers.Adagrad: _adagrad,
+    keras.optimizers.Adadelta: _adadelta,
+    keras.optimizers.Adamax: _adamax,
+}
+
+
+def _rule(optimizer):
+    return next((rule for cls, rule in _RULES.items() if isinstance(optimizer, cls)), None)
+
+
+def _mean(mean, value, decay):
+    return mean + (value - mean) * (1 - decay)
+
+
+def _started(optimizer, gradient):
+    """How much of a running mean that began at zero there is after the present step."""
+    step = ops.cast(optimizer.iterations + 1, gradient.dtype)
+    return 1 - ops.power(ops.cast(optimizer.beta_2, gradient.dtype), step)

@@ -1,0 +1,232 @@
+"""`RungeKutta`: the engine that runs any explicit tableau, at fixed and at controlled steps."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_cool.optimizers.control_settings import (
+    check_controllable,
+    check_full_batch,
+    check_one_rate,
+    check_unused,
+    first_step_given,
+    is_adaptive,
+)
+from keras_cool.optimizers.last_stage import LastStage
+from keras_cool.optimizers.multi_gradient_optimizer import MultiGradientOptimizer
+from keras_cool.optimizers.preconditioner import preconditioner
+from keras_cool.optimizers.stages import run_stages, stages_needed
+from keras_cool.optimizers.step_size_control import StepSizeControl
+from keras_cool.optimizers.weighted_sum import marked
+
+
+@keras.saving.register_keras_serializable(package="keras_cool")
+class RungeKutta(MultiGradientOptimizer):
+    r"""Any explicit Runge-Kutta method of the gradient flow, given by its tableau.
+
+    For the flow \(\dot p = -P g(p)\) of the inner optimizer, the gradient \(g\) of the present
+    batch and the step size \(h\),
+
+    \[ g_i = g\Big(p - h P \sum_{j < i} a_{ij} g_j\Big), \qquad i = 1, \dots, s, \]
+
+    and the inner optimizer takes its step with the estimate \(\sum_i b_i g_i\). Plain gradient
+    descent (\(P = 1\)) makes it the method exactly.
+
+    With an embedded error the step size is controlled as by SciPy's `solve_ivp`: a step whose
+    error is above the tolerance is tried again with a smaller size, within the same training step.
+    An accepted step, its size `step_size`, the `flow_time` reached and the number of
+    `rejected_tries` so far are in the logs; `learning_rate` reads and writes the size that the next
+    step tries first. If the last try is too large too, the weights stay as they are, the smaller
+    size is kept for the next step, and `too_large_steps` (and `skipped_steps`) counts it. Where the
+    gradient at the present point is not finite, nothing is tried: the step is skipped, and the size
+    stays.
+
+    A step holds the gradients that a later stage still needs, the sums of those that none needs,
+    and one trial point, each a copy of the parameters.
+
+    Example:
+
+    >>> import keras
+    >>> import keras_cool as kc
+    >>> kutta = kc.optimizers.Tableau(
+    ...     a=[[], [1 / 2], [-1, 2]], b=[1 / 6, 2 / 3, 1 / 6], order=3
+    ... )
+    >>> model = kc.inject(keras.Sequential([keras.layers.Dense(1)]))
+    >>> model.compile(kc.optimizers.RungeKutta(0.1, kutta), loss="mse")
+    >>> history = model.fit(keras.ops.ones((4, 2)), keras.ops.ones((4, 1)), verbose=0)
+    >>> int(history.history["gradient_evaluations"][-1])
+    3
+
+    Args:
+        optimizer: What takes the step: a float (plain gradient descent; the step size, or the first
+            one under control), a `keras.optimizers.schedules.LearningRateSchedule` (with
+            `adaptive=False`), the name of a Keras optimizer, or a Keras optimizer. Defaults to
+            `None`: plain gradient descent whose steps are all chosen by the control.
+        tableau: A `Tableau`.
+        adaptive: Boolean, whether to control the step size, or `None`. If `False` the learning
+            rate or its schedule is the step size. Defaults to `None`: where the tableau has an
+            embedded error.
+        rtol: Float, the relative tolerance: the error of a weight in a step is kept below
+            `atol + rtol * abs(weight)`, in the root mean square over all weights. Defaults to
+            `1e-3`.
+        atol: Float, the absolute tolerance, in units of the weights. Defaults to `1e-6`.
+        first_step: Float, the first step size; `"auto"`, chosen as by `solve_ivp`, at the cost of
+            one evaluation; or `None`: the learning rate that the first argument gives, a float or
+            that of a Keras optimizer, and `"auto"` where it gives none. Defaults to `None`.
+        max_step: Float, the largest step size. Defaults to infinity.
+        controller: `"I"`, SciPy's: the next size is `0.9 * error ** (-1 / k)` times the present
+            one, where `k` is the order of the error estimate plus 1, and the factor is kept between
+            0.2 and 10; or `"PI"`, `0.9 * error ** (-0.7 / k) * previous_error ** (0.4 / k)`, which
+            varies less. Defaults to `"I"`.
+        max_rejections: Integer, how often a step is tried again. Defaults to 10.
+        full_batch: Boolean, whether every step sees the same batch: then the last stage serves as
+            the first one of the next step, if it is at the new point, and a step takes one
+            gradient evaluation less and one of the loss. It is used where the loss is found as it
+            was there, and costs two copies more. Defaults to `False`.
+        name: String or `None`. The name of the optimizer. Defaults to the class's name in snake
+            case.
+
+    Raises:
+        ValueError: If the learning rate is negative or not finite, or the name names no optimizer;
+            if control is asked for without an embedded error, on a schedule, or over an optimizer
+            whose step is none of a gradient flow; if a setting of the control is out of its range;
+            or if a float and another `first_step` are both given.
+        TypeError: If `optimizer` or `tableau` is of another kind.
+
+    Reference:
+        Hairer, Nørsett and Wanner, 1993, "Solving Ordinary Differential Equations I", 2nd edition,
+        definition II.1.1 and section II.4 (step size control). Gustafsson, 1991, "Control theoretic
+        techniques for stepsize selection in explicit Runge-Kutta methods" (PI control); its
+        constants as in Hairer and Wanner, 1996, "Solving Ordinary Differential Equations II",
+        section IV.2.
+    """
+
+    def __init__(
+        self,
+        optimizer=None,
+        tableau=None,
+        *,
+        adaptive=None,
+        rtol=1e-3,
+        atol=1e-6,
+        first_step=None,
+        max_step=math.inf,
+        controller="I",
+        max_rejections=10,
+        full_batch=False,
+        name=None,
+    ):
+        method = type(self).__name__
+        adaptive = is_adaptive(adaptive, tableau, method)
+        settings = {
+            "rtol": rtol,
+            "atol": atol,
+            "first_step": first_step,
+            "max_step": max_step,
+            "controller": controller,
+            "max_rejections": max_rejections,
+            "full_batch": full_batch,
+        }
+        super().__init__(0.0 if adaptive and optimizer is None else optimizer, name=name)
+        check_one_rate(self.inner_optimizer, method)
+        self.tableau = tableau
+        self._control: StepSizeControl | None = None
+        self._last_stage: LastStage | None = None
+        if adaptive:
+            check_controllable(self.inner_optimizer, method)
+            check_full_batch(full_batch, tableau, method)
+            settings["first_step"] = first_step_given(optimizer, first_step, method)
+            control = {key: value for key, value in settings.items() if key != "full_batch"}
+            self._control = StepSizeControl(self, tableau.error_order, **control)
+        else:
+            check_unused(settings, tableau, method)
+        self._settings = settings
+
+    def build(self, variables):
+        super().build(variables)
+        if self._control is not None and self._settings["full_batch"]:
+            self._last_stage = LastStage(self, variables, self._control.dtype)
+
+    def estimate_gradient(self, evaluate, point):
+        if self._last_stage is None:
+            gradients, evaluations = {0: evaluate(point)[1]}, 1
+        else:
+            first, evaluations = self._last_stage.first_gradient(evaluate, point)
+            gradients = {0: first}
+        diagonal = preconditioner(self.inner_optimizer, evaluate.variables, gradients[0])
+        control, last_stage = self._control, self._last_stage
+        if control is None:
+            rate = ops.convert_to_tensor(self.inner_optimizer.learning_rate)
+            stages = run_stages(
+                self.tableau, evaluate, point, gradients, rate, diagonal, with_error=False
+            )
+            return marked(stages.estimate, stages.mark)
+
+        def try_step(size):
+            return run_stages(
+                self.tableau, evaluate, point, dict(gradients), size, diagonal, with_error=True
+            )
+
+        step = control.step(
+            evaluate, point, gradients[0], diagonal, try_step, keep_last=last_stage is not None
+        )
+        if last_stage is not None:
+            last_stage.keep(step.last_loss, step.last_gradients)
+        per_try = self.evaluations - 1
+        control.evaluations.assign(evaluations + step.choices + per_try * step.tries)
+        self.inner_optimizer.learning_rate = step.size
+        return step.estimate
+
+    @property
+    def evaluations(self):
+        """The gradient evaluations of a step, if no try is rejected."""
+        return len(stages_needed(self.tableau, with_error=self._control is not None))
+
+    def count(self, gradient_evaluations, finite):
+        if self._control is not None:  # its loop runs as often as it needs to
+            gradient_evaluations = self._control.evaluations.value
+        super().count(gradient_evaluations, finite)
+
+    def step_logs(self):
+        if self._control is None:
+            return super().step_logs()
+        logs = {name: variable.value + 0 for name, variable in self._control.logs().items()}
+        return {**super().step_logs(), **logs}
+
+    @property
+    def kept_variables(self):
+        """What a skipped step assigns to all the same: the state of the step size control."""
+        return [] if self._control is None else self._control.variables
+
+    @property
+    def learning_rate(self):
+        """The inner optimizer's learning rate, or the size that the next step tries first."""
+        if self._control is None:
+            return self.inner_optimizer.learning_rate
+        return self._control.next_step_size
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate):
+        if self._control is None:
+            self.inner_optimizer.learning_rate = learning_rate
+        else:
+            self._control.next_step_size.assign(learning_rate)
+
+    def get_config(self):
+        """The configuration: the inner optimizer, the tableau and the settings of the control."""
+        return {
+            **super().get_config(),
+            "tableau": keras.saving.serialize_keras_object(self.tableau),
+            "adaptive": self._control is not None,
+            **self._settings,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        if "tableau" in config:
+            config["tableau"] = keras.saving.deserialize_keras_object(
+                config["tableau"], custom_objects
+            )
+        return super().from_config(config, custom_objects)

@@ -1,0 +1,101 @@
+"""The stages of a Runge-Kutta step: gradients at trial points, and their weighted sums."""
+
+from typing import Any, NamedTuple
+
+from keras_cool.optimizers.weighted_sum import WeightedSum, moved, not_finite_mark
+
+
+class Stages(NamedTuple):
+    """What the stages of a step give.
+
+    Error, new point and last stage are `None` if the error is not asked for; the last stage also
+    where it is not at the new point.
+    """
+
+    estimate: list  # the sum with the weights, a list of tensors
+    error: list | None  # the sum with the error weights
+    new_point: list | None  # the point after the step
+    last: tuple[Any, list] | None  # loss and gradients at the new point
+    mark: Any  # a scalar, not a number where a stage was not finite that no sum shows
+
+
+def stages_needed(tableau, with_error):
+    """Gives the indices of the stages that the weights rest on, in order; the first is always in.
+
+    Args:
+        tableau: A `Tableau`.
+        with_error: Boolean, whether the error estimate is wanted as well.
+    """
+    needed = {
+        i for weights in _all_weights(tableau, with_error) for i, w in enumerate(weights) if w
+    }
+    for i in reversed(range(tableau.stages)):
+        if i in needed:
+            needed |= {j for j, coefficient in enumerate(tableau.a[i]) if coefficient}
+    return sorted(needed | {0})
+
+
+def run_stages(tableau, evaluate, point, gradients, step, preconditioner, with_error):
+    r"""Computes the stages of one step and their sums.
+
+    A stage's gradient is let go as soon as no later trial point needs it.
+
+    Args:
+        tableau: A `Tableau`.
+        evaluate: A function: `evaluate(point)` gives `(loss, gradients)`.
+        point: List of tensors.
+        gradients: Dictionary that holds the gradients at the point, the first stage, under 0. It
+            is emptied on the way, so that nobody holds them longer than needed.
+        step: Scalar tensor, the step size.
+        preconditioner: List of tensors shaped like the point, the diagonal, or `None`.
+        with_error: Boolean, whether to compute the error estimate and the new point.
+
+    Returns:
+        `Stages`.
+    """
+    needed = stages_needed(tableau, with_error)
+    last_use = {j: max((i for i in needed if i > j and tableau.a[i][j]), default=j) for j in needed}
+    all_weights = _all_weights(tableau, with_error)
+    sums = [WeightedSum() for _ in all_weights]
+    mark, new_point, last = 0.0, None, None
+
+    def let_go(stage):
+        nonlocal mark
+        tensors = gradients.pop(stage)
+        for total, weights in zip(sums, all_weights, strict=True):
+            total.add(weights[stage], tensors)
+        if not any(weights[stage] for weights in all_weights):
+            mark += not_finite_mark(tensors)
+
+    for i in needed[1:]:
+        at_new_point = with_error and i == tableau.stages - 1 and tableau.first_same_as_last
+        if at_new_point:
+            # Its trial point is the point after the step: one sum serves both.
+            for j in sorted(gradients):
+                let_go(j)
+            trial = new_point = moved(point, step, sums[0].tensors(), preconditioner)
+        else:
+            trial = WeightedSum()
+            for j, coefficient in enumerate(tableau.a[i]):
+                if coefficient:
+                    trial.add(coefficient, gradients[j])
+            trial = trial.moved_from(point, step, preconditioner)
+            for j in sorted(gradients):
+                if last_use[j] <= i:
+                    let_go(j)
+        loss, gradients[i] = evaluate(trial)
+        del trial
+        if at_new_point:
+            last = loss, gradients[i]
+    for j in sorted(gradients):
+        let_go(j)
+    estimate = sums[0].tensors()
+    if not with_error:
+        return Stages(estimate, None, None, None, mark)
+    if new_point is None:
+        new_point = moved(point, step, estimate, preconditioner)
+    return Stages(estimate, sums[1].tensors(), new_point, last, mark)
+
+
+def _all_weights(tableau, with_error):
+    return [tableau.b, tableau.error_weights] if with_error else [tableau.b]

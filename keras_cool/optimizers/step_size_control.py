@@ -1,0 +1,171 @@
+"""`StepSizeControl`: tries a step with smaller sizes until its error is within the tolerance."""
+
+import math
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_cool.optimizers.control_settings import check_settings
+from keras_cool.optimizers.local_error import error_norm, first_step_size, larger, smaller
+from keras_cool.optimizers.weighted_sum import marked, not_finite_mark
+
+SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0  # as in SciPy's `solve_ivp`
+
+
+class Step(NamedTuple):
+    """A step that was tried until it was accepted, or until the last try."""
+
+    size: Any  # scalar tensor, the step size
+    estimate: list  # the gradient estimate; not a number if no try was accepted
+    last_loss: Any  # the loss of the last stage, at the new point
+    last_gradients: list  # its gradients, or nothing where they are not wanted
+    choices: Any  # scalar integer tensor: the evaluations to choose a first step size, 0 or 1
+    tries: Any  # scalar integer tensor: how often the stages were computed
+
+
+class StepSizeControl:
+    """Chooses step sizes by the embedded error, and keeps what it knows in variables.
+
+    Args:
+        optimizer: The Keras optimizer that gets the variables.
+        order: Integer, the order of the error estimate.
+        rtol: Float, the relative tolerance.
+        atol: Float, the absolute tolerance.
+        first_step: Float, the first step size, or `"auto"`: chosen at the first step.
+        max_step: Float, the largest step size.
+        controller: `"I"` or `"PI"`.
+        max_rejections: Integer, how often a step is tried again.
+    """
+
+    def __init__(
+        self, optimizer, order, rtol, atol, first_step, max_step, controller, max_rejections
+    ):
+        check_settings(rtol, atol, first_step, max_step, controller, max_rejections)
+        chosen = first_step == "auto"
+        self.order, self.rtol, self.atol, self.max_step = order, rtol, atol, max_step
+        self.controller, self.max_rejections = controller, max_rejections
+        # float32 at least: the loss may be in half precision, step sizes and times are not.
+        self.dtype = "float64" if keras.config.floatx() == "float64" else "float32"
+
+        def variable(name, dtype=self.dtype, value=0):
+            return optimizer.add_variable(
+                (),
+                keras.initializers.Constant(value),
+                dtype,
+                aggregation="only_first_replica",
+                name=name,
+            )
+
+        self.next_step_size = variable("next_step_size", value=0.0 if chosen else first_step)
+        self.step_size = variable("step_size")
+        self.previous_error = variable("previous_error", value=1.0)
+        self.flow_time = variable("flow_time")
+        self.time_left_over = variable("time_left_over")  # what rounding took from the sum
+        self.evaluations = variable("evaluations_of_step", "int32")
+        self.rejected_tries = variable("rejected_tries", "int32")
+        self.too_large_steps = variable("too_large_steps", "int32")
+
+    @property
+    def variables(self):
+        """All of them; what a skipped step assigns to them holds."""
+        return [
+            self.next_step_size,
+            self.step_size,
+            self.previous_error,
+            self.flow_time,
+            self.time_left_over,
+            self.evaluations,
+            self.rejected_tries,
+            self.too_large_steps,
+        ]
+
+    def logs(self):
+        """What the logs say: names and variables."""
+        return {
+            "step_size": self.step_size,
+            "flow_time": self.flow_time,
+            "rejected_tries": self.rejected_tries,
+            "too_large_steps": self.too_large_steps,
+        }
+
+    def step(self, evaluate, point, first, preconditioner, stages, keep_last):
+        """Takes a step whose error is within the tolerance.
+
+        Args:
+            evaluate: As for `estimate_gradient`, called at the point already.
+            point: List of tensors.
+            first: List of tensors, the gradients at the point.
+            preconditioner: List of tensors, or `None`.
+            stages: A function: `stages(step_size)` gives `Stages` with the error.
+            keep_last: Boolean, whether the last stage is wanted.
+
+        Returns:
+            `Step`.
+        """
+        sound = ops.isfinite(not_finite_mark(first))  # a smaller step would not mend that
+        known = ops.convert_to_tensor(self.next_step_size.value)
+        choose = sound & (known <= 0)
+
+        def chosen(count, _):
+            size = first_step_size(
+                evaluate, point, first, self.order, self.rtol, self.atol, self.dtype, preconditioner
+            )
+            return count + 1, size
+
+        none = ops.zeros((), "int32")
+        choices, size = evaluate.while_loop(
+            lambda count, _: choose & (count < 1), chosen, (none, known)
+        )
+
+        def goes_on(tries, size, next_size, accepted, *_):
+            return sound & ops.logical_not(accepted) & (tries <= self.max_rejections)
+
+        def attempt(tries, _, size, *__):
+            size = smaller(size, self.max_step)
+            stage = stages(size)
+            norm = error_norm(
+                stage.error, size, point, stage.new_point, self.rtol, self.atol, preconditioner
+            ) + ops.cast(stage.mark, self.dtype)
+            accepted = norm < 1
+            factor = self._factor(norm, accepted, rejected_before=tries > 0)
+            # Not zero, from which no step size grows again.
+            next_size = larger(size * factor, 1e-30)
+            loss, last = stage.last if keep_last else (norm, [])
+            loss = ops.cast(loss, self.dtype)
+            return (tries + 1, size, next_size, accepted, norm, loss, *stage.estimate, *last)
+
+        n = len(first)
+        zero = ops.zeros_like(size)
+        start = (none, size, size, sound & False, zero, zero, *first)
+        tries, size, next_size, accepted, norm, loss, *lists = evaluate.while_loop(
+            goes_on, attempt, (*start, *first) if keep_last else start
+        )
+        self._note(accepted, size, next_size, norm)
+        self.rejected_tries.assign_add(tries - ops.cast(accepted, "int32"))
+        self.too_large_steps.assign_add(ops.cast(sound & ops.logical_not(accepted), "int32"))
+        estimate = marked(lists[:n], ops.where(accepted, 0.0, math.nan))
+        return Step(size, estimate, loss, lists[n:], choices, tries)
+
+    def _factor(self, norm, accepted, rejected_before):
+        k = self.order + 1
+        norm = larger(norm, 1e-30)  # an error of zero lets the step grow as far as it may
+        factor = SAFETY * norm ** (-1 / k)
+        if self.controller == "PI":
+            previous = larger(self.previous_error.value, 1e-30)
+            smoothed = SAFETY * norm ** (-0.7 / k) * previous ** (0.4 / k)
+            factor = ops.where(accepted, smoothed, factor)
+        factor = ops.where(ops.isfinite(norm), factor, ops.zeros_like(factor))
+        factor = ops.where(rejected_before, smaller(factor, 1.0), smaller(factor, LARGEST_FACTOR))
+        return larger(factor, SMALLEST_FACTOR)
+
+    def _note(self, accepted, size, next_size, norm):
+        taken = ops.where(accepted, size, ops.zeros_like(size))
+        self.next_step_size.assign(next_size)
+        self.step_size.assign(taken)
+        self.previous_error.assign(ops.where(accepted, norm, self.previous_error.value))
+        # Kahan's sum: many short steps after a long time are not lost.
+        taken = taken + self.time_left_over.value
+        time = self.flow_time.value + taken
+        self.time_left_over.assign(taken - (time - self.flow_time.value))
+        self.flow_time.assign(time)

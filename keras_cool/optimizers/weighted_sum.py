@@ -1,0 +1,95 @@
+"""`WeightedSum`: a weighted sum of lists of tensors, with few passes over the memory."""
+
+import math
+
+import keras
+from keras import ops
+
+
+class WeightedSum:
+    r"""Adds up \(\sum_k w_k t_k\) over lists of tensors \(t_k\), as they come.
+
+    It is kept as \(w_1 (t_1 + \tfrac{w_2}{w_1} t_2 + \dots)\): a ratio of one takes no
+    multiplication, and the first list is neither copied nor changed. One copy at most is held.
+    """
+
+    def __init__(self):
+        self._tensors = []
+        self._weight = 0.0
+        self._fresh = False
+
+    def add(self, weight, tensors):
+        """Adds `weight * tensors`, a float times a list of tensors; nothing for the weight zero."""
+        if weight == 0:
+            return
+        if not self._tensors:
+            self._weight, self._tensors = weight, list(tensors)
+            return
+        ratio = weight / self._weight
+        terms = tensors if ratio == 1 else [ratio * t for t in tensors]
+        if self._fresh or terms is not tensors:
+            # On PyTorch in place, into the one of the two that nobody else holds.
+            into, other = (self._tensors, terms) if self._fresh else (terms, self._tensors)
+            for i, t in enumerate(other):
+                into[i] += t
+            self._tensors = into
+        else:
+            self._tensors = [s + t for s, t in zip(self._tensors, terms, strict=True)]
+        self._fresh = True
+
+    def tensors(self):
+        """Gives the sum as a list of tensors that nobody else holds."""
+        if self._fresh:
+            for i in range(len(self._tensors) if self._weight != 1 else 0):
+                self._tensors[i] *= self._weight
+        else:
+            self._tensors = [self._weight * t for t in self._tensors]
+        self._weight, self._fresh = 1.0, True
+        return self._tensors
+
+    def moved_from(self, point, step, preconditioner=None):
+        """Gives `point - step * sum`, the sum preconditioned if asked, and ends the sum.
+
+        Args:
+            point: List of tensors.
+            step: Scalar tensor.
+            preconditioner: List of tensors shaped like the point, the diagonal, or `None`.
+        """
+        scale = -self._weight * step
+        if self._fresh:
+            moved, self._tensors = self._tensors, []
+            for i, t in enumerate(moved):
+                moved[i] *= ops.cast(scale, t.dtype)
+        else:
+            moved = [ops.cast(scale, t.dtype) * t for t in self._tensors]
+        for i, p in enumerate(point):
+            if preconditioner is not None:
+                moved[i] *= preconditioner[i]
+            moved[i] += p
+        return moved
+
+
+def moved(point, step, tensors, preconditioner=None):
+    """Gives `point - step * tensors`, preconditioned if asked; `tensors` stays as it is."""
+    total = WeightedSum()
+    total.add(1.0, tensors)
+    return total.moved_from(point, step, preconditioner)
+
+
+def not_finite_mark(tensors):
+    """Gives a scalar that is 0 if all entries of the tensors are finite, else not a number."""
+    total = 0.0
+    for t in tensors:
+        if "16" in keras.backend.standardize_dtype(t.dtype):
+            t = ops.cast(t, "float32")  # where the sum of finite entries does not overflow
+        total += ops.cast(0.0 * ops.sum(t), "float32")
+    return total
+
+
+def marked(tensors, mark):
+    """Gives the list with a scalar added to the tensor where that costs least."""
+    if isinstance(mark, float) and mark == 0:
+        return tensors
+    smallest = min(range(len(tensors)), key=lambda i: math.prod(tensors[i].shape))
+    tensors[smallest] = tensors[smallest] + ops.cast(mark, tensors[smallest].dtype)
+    return tensors

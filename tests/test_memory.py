@@ -1,0 +1,76 @@
+"""How many copies of the parameters a step holds at most, counted while it runs eagerly."""
+
+import gc
+
+import keras
+import pytest
+from keras import ops
+
+import keras_cool as kc
+
+SIZE = 977
+BACKEND = keras.backend.backend()
+
+# The trial point, the gradient just taken there, and whatever else the method still needs.
+COPIES = {
+    "Heun": ({}, 3),
+    "Midpoint": ({}, 2),
+    "Ralston": ({}, 3),
+    "RK4": ({}, 3),
+    "RK23": ({"adaptive": False}, 3),
+    "RK45": ({"adaptive": False}, 6),
+    "Tsit5": ({"adaptive": False}, 6),
+    "RK23-controlled": ({}, 5),
+    "RK45-controlled": ({}, 6),
+    "Tsit5-controlled": ({}, 7),
+    "RungeKuttaChebyshev": ({"stages": 9}, 4),
+    "RungeKuttaChebyshev-2": ({"stages": 9, "order": 2}, 5),
+}
+
+
+def copies():
+    """How many tensors of the size of the parameters there are."""
+    if BACKEND == "jax":
+        import jax
+
+        return sum(array.size == SIZE for array in jax.live_arrays())
+    tensors = [x for x in gc.get_objects() if type(x).__name__ in ("Tensor", "EagerTensor")]
+    return sum(tuple(x.shape) == (SIZE,) for x in tensors)
+
+
+class Evaluate:
+    """Stands for an evaluation, and counts what is held at the end of each."""
+
+    variables = ()
+
+    def __init__(self):
+        self.most, self.before = 0, copies()
+
+    def __call__(self, point):
+        gradients = [p * 0.5 + 0.1 for p in point]
+        self.most = max(self.most, copies() - self.before)
+        return ops.zeros(()), gradients
+
+    def while_loop(self, cond, body, loop_vars):
+        while bool(cond(*loop_vars)):
+            loop_vars = body(*loop_vars)
+        return list(loop_vars)
+
+
+@pytest.fixture(autouse=True)
+def only_new_objects():
+    """Leaves what exists already out of what the garbage collector lists."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_of_the_parameters(name):
+    arguments, expected = COPIES[name]
+    method = getattr(kc.optimizers, name.split("-")[0])(0.1, **arguments)
+    point = [ops.full((SIZE,), 0.5)]
+    evaluate = Evaluate()
+    method.estimate_gradient(evaluate, point)
+    assert evaluate.most == expected

@@ -1,0 +1,107 @@
+"""The flow that an inner optimizer follows, against the steps of Keras' own optimizers."""
+
+import keras
+import numpy as np
+import pytest
+from gradient_flows import POISSON, compiled, set_weights, train, weights_of
+from keras import ops
+
+import keras_cool as kc
+from keras_cool.optimizers.preconditioner import preconditioner
+
+# Without momentum, so that a step is the present gradient, preconditioned.
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.1),
+    "adam": lambda: keras.optimizers.Adam(0.1, beta_1=0.0),
+    "amsgrad": lambda: keras.optimizers.Adam(0.1, beta_1=0.0, beta_2=0.5, amsgrad=True),
+    "adamw": lambda: keras.optimizers.AdamW(0.1, beta_1=0.0, weight_decay=0.0),
+    "nadam": lambda: keras.optimizers.Nadam(0.1, beta_1=0.0),
+    "lamb": lambda: keras.optimizers.Lamb(0.1, beta_1=0.0),
+    "rmsprop": lambda: keras.optimizers.RMSprop(0.1),
+    "rmsprop-centered": lambda: keras.optimizers.RMSprop(0.1, centered=True),
+    "adagrad": lambda: keras.optimizers.Adagrad(0.1),
+    "adadelta": lambda: keras.optimizers.Adadelta(10.0),
+    "adamax": lambda: keras.optimizers.Adamax(0.1, beta_1=0.0),
+}
+
+
+class Predict(kc.optimizers.MultiGradientOptimizer):
+    """Hands on the gradient, and notes where the flow says that the step is going to end."""
+
+    def build(self, variables):
+        super().build(variables)
+        self.predicted = [self.add_variable_from_reference(v, "predicted") for v in variables]
+
+    def estimate_gradient(self, evaluate, point):
+        _, gradients = evaluate(point)
+        diagonal = preconditioner(self.inner_optimizer, evaluate.variables, gradients)
+        rate = ops.convert_to_tensor(self.inner_optimizer.learning_rate)
+        for i, (p, g) in enumerate(zip(point, gradients)):
+            self.predicted[i].assign(p - rate * (g if diagonal is None else diagonal[i] * g))
+        return gradients
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_euler_step_along_the_flow_is_the_step_of_the_optimizer(name):
+    """At the first step, where the running means begin at zero, and at the later ones."""
+    method = Predict(OPTIMIZERS[name]())
+    ours, keras_own = (compiled(POISSON, o) for o in (method, OPTIMIZERS[name]()))
+    for _ in range(3):
+        before = weights_of(ours)
+        train(ours, POISSON, 1)
+        train(keras_own, POISSON, 1)
+        np.testing.assert_allclose(weights_of(ours), weights_of(keras_own), rtol=1e-5)
+        step = np.concatenate([v.numpy().ravel() for v in method.predicted]) - before
+        np.testing.assert_allclose(step, weights_of(keras_own) - before, rtol=1e-3, atol=1e-6)
+
+
+def test_rk4_over_adam_takes_its_stages_along_the_preconditioned_flow():
+    """The first step of RK4 over Adam in NumPy, where Adam's own step is the sign, nearly."""
+    h, epsilon = 0.1, 1e-7
+    model = compiled(POISSON, kc.optimizers.RK4(keras.optimizers.Adam(h, beta_2=0.9)))
+    train(model, POISSON, 2)
+
+    p, m, v = POISSON.start, 0.0, 0.0
+    for t in (1, 2):
+        first = POISSON.gradient(p)
+        moment = 0.9 * v + 0.1 * first**2
+        diagonal = np.sqrt(1 - 0.9**t) / (np.sqrt(moment) + epsilon)
+        second = POISSON.gradient(p - h / 2 * diagonal * first)
+        third = POISSON.gradient(p - h / 2 * diagonal * second)
+        fourth = POISSON.gradient(p - h * diagonal * third)
+        mean = (first + 2 * second + 2 * third + fourth) / 6
+        m, v = 0.9 * m + 0.1 * mean, 0.9 * v + 0.1 * mean**2
+        rate = h * np.sqrt(1 - 0.9**t) / (1 - 0.9**t)
+        p = p - rate * m / (np.sqrt(v) + epsilon)
+    np.testing.assert_allclose(weights_of(model), p, rtol=1e-5)
+
+
+def test_what_follows_no_flow_has_plain_trial_points():
+    model = compiled(POISSON, kc.optimizers.Midpoint(keras.optimizers.Lion(0.2)))
+    train(model, POISSON, 1)
+    half = POISSON.start - 0.1 * POISSON.gradient(POISSON.start)
+    expected = POISSON.start - 0.2 * np.sign(POISSON.gradient(half))
+    np.testing.assert_allclose(weights_of(model), expected, rtol=1e-5)
+
+
+def test_momentum_and_clipping_act_on_the_estimate():
+    inner = keras.optimizers.SGD(0.1, momentum=0.9, clipvalue=0.7)
+    model = compiled(POISSON, kc.optimizers.Heun(inner))
+    set_weights(model, POISSON.start + 1)
+    train(model, POISSON, 3)
+    p, velocity = POISSON.start + 1, 0.0
+    for _ in range(3):
+        first = POISSON.gradient(p)
+        mean = (first + POISSON.gradient(p - 0.1 * first)) / 2
+        velocity = 0.9 * velocity - 0.1 * np.clip(mean, -0.7, 0.7)
+        p = p + velocity
+    np.testing.assert_allclose(weights_of(model), p, rtol=1e-5)
+
+
+def test_step_size_control_over_adam_sets_its_learning_rate():
+    method = kc.optimizers.RK23("adam", rtol=1e-2, atol=1e-3)
+    model = compiled(POISSON, method)
+    logs = train(model, POISSON, 30)
+    np.testing.assert_allclose(float(method.inner_optimizer.learning_rate), logs["step_size"][-1])
+    assert logs["loss"][-1] < logs["loss"][0]
+    assert logs["skipped_steps"][-1] == 0

@@ -1,0 +1,278 @@
+"""Step size control, step for step against SciPy's `solve_ivp`."""
+
+import keras
+import numpy as np
+import pytest
+from gradient_flows import PROBLEMS, compiled, train, weights_of
+from keras import ops
+from scipy.integrate import RK23, RK45
+from scipy.integrate._ivp.rk import rk_step
+
+import keras_cool as kc
+
+SCIPY = {"RK23": RK23, "RK45": RK45}
+
+
+def scipy_steps(method, problem, steps, **settings):
+    """The sizes of the first accepted steps, the evaluations and the end, by SciPy."""
+    solver = SCIPY[method](
+        lambda t, p: -problem.gradient(p), 0.0, problem.start, t_bound=1e6, **settings
+    )
+    sizes = []
+    for _ in range(steps):
+        assert solver.step() is None
+        sizes.append(solver.step_size)
+    return np.array(sizes), solver
+
+
+TIGHT = {"rtol": 1e-6, "atol": 1e-8, "first_step": 0.5, "max_step": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("method", "problem", "settings"),
+    [
+        ("RK23", "net", {}),
+        ("RK23", "logistic", {}),
+        ("RK23", "quadratic", TIGHT),
+        ("RK45", "net", TIGHT),
+        ("RK45", "logistic", {}),
+        ("RK45", "quadratic", {}),
+    ],
+)
+def test_the_same_steps_as_scipy(method, problem, settings, float64):
+    problem = PROBLEMS[problem]
+    sizes, solver = scipy_steps(method, problem, 40, **settings)
+    model = compiled(problem, getattr(kc.optimizers, method)(**settings))
+    logs = train(model, problem, 40)
+    np.testing.assert_allclose(logs["step_size"][:25], sizes[:25], rtol=1e-3)
+    np.testing.assert_allclose(logs["flow_time"][-1], solver.t, rtol=1e-3)
+    np.testing.assert_allclose(weights_of(model), solver.y, rtol=1e-3, atol=1e-6)
+    assert logs["skipped_steps"][-1] == 0
+    # SciPy takes the first stage of a step from the last one before; here each has a new batch.
+    assert logs["gradient_evaluations"][-1] == solver.nfev + 39
+
+
+@pytest.mark.parametrize("method", SCIPY)
+def test_full_batch_takes_the_evaluations_of_scipy(method, float64):
+    """The last stage is the first one of the next step; new weights, or data, are noticed."""
+    problem = PROBLEMS["net"]
+    _, solver = scipy_steps(method, problem, 20)
+    model = compiled(problem, getattr(kc.optimizers, method)(full_batch=True))
+    logs = train(model, problem, 20)
+    assert logs["gradient_evaluations"][-1] == solver.nfev
+    np.testing.assert_allclose(weights_of(model), solver.y, rtol=1e-6, atol=1e-8)
+    model.set_weights([w / 2 for w in model.get_weights()])
+    before = logs["gradient_evaluations"][-1]
+    evaluations = np.diff(train(model, problem, 2)["gradient_evaluations"], prepend=before)
+    stages = getattr(kc.optimizers, method).tableau.stages
+    assert (evaluations % (stages - 1)).tolist() == [1, 0]
+
+
+def test_pi_controller(float64):
+    """Against the formula, with the stages and the error of SciPy's RK23."""
+    problem, k = PROBLEMS["net"], 3
+    model = compiled(problem, kc.optimizers.RK23(0.1, controller="PI"))
+    sizes = train(model, problem, 8)["step_size"]
+
+    p, h, previous, expected = problem.start, 0.1, 1.0, []
+    stages = np.empty((4, p.size))
+    while len(expected) < 8:
+        rejected = False
+        while True:
+            new, _ = rk_step(
+                lambda t, q: -problem.gradient(q), 0, p, -problem.gradient(p), h,
+                RK23.A, RK23.B, RK23.C, stages,
+            )  # fmt: skip
+            scale = 1e-6 + 1e-3 * np.maximum(np.abs(p), np.abs(new))
+            error = np.sqrt(np.mean((h * RK23.E @ stages / scale) ** 2))
+            if error < 1:
+                break
+            h, rejected = h * max(0.2, 0.9 * error ** (-1 / k)), True
+        expected.append(h)
+        factor = 0.9 * error ** (-0.7 / k) * previous ** (0.4 / k)
+        h *= np.clip(factor, 0.2, 1 if rejected else 10)
+        p, previous = new, error
+    np.testing.assert_allclose(sizes, expected, rtol=1e-6)
+
+
+class Counted(keras.layers.Layer):
+    """Counts its calls in Python: what is compiled calls it only when it is traced."""
+
+    calls = 0
+
+    def call(self, x):
+        Counted.calls += 1
+        return x
+
+
+def test_rejected_tries_are_not_compiled_again_and_are_counted():
+    inputs = keras.Input((3,))
+    model = kc.Model(inputs, keras.layers.Dense(1)(Counted()(inputs)))
+    model.compile(kc.optimizers.RK45(0.01), loss="mse", run_eagerly=False)
+    x, y = np.ones((4, 3)), np.ones((4, 1))
+    model.fit(x, y, verbose=0)
+    Counted.calls, before = 0, int(model.optimizer.step_logs()["gradient_evaluations"])
+    rejected = []
+    for rate in (0.01, 30.0, 3.0):
+        model.optimizer.learning_rate = rate
+        rejected.append(model.fit(x, y, verbose=0).history["rejected_tries"][0])
+    assert rejected[2] > rejected[1] > rejected[0] == 0
+    evaluations = int(model.optimizer.step_logs()["gradient_evaluations"]) - before
+    assert evaluations == 3 * 7 + 6 * rejected[2]
+    assert Counted.calls == (evaluations if keras.backend.backend() == "torch" else 0)
+
+
+def walled(optimizer):
+    """The loss `p - log(1 - p)` a weight, which has no value from p = 1 on, at p = 0.9."""
+    inputs = keras.Input((1,))
+    dense = keras.layers.Dense(1, use_bias=False)
+    model = kc.Model(inputs, dense(inputs))
+    dense.kernel.assign([[0.9]])
+    model.compile(optimizer, loss=lambda y, p: -ops.log(1 - p) + y * p)
+    return model
+
+
+def fit(model, y=-20.0, epochs=1):
+    y = np.full((4, 1), y)
+    return model.fit(np.ones((4, 1)), y, epochs=epochs, batch_size=4, verbose=0).history
+
+
+def test_a_try_that_is_not_finite_is_rejected():
+    model = walled(kc.optimizers.RK23(10.0))
+    logs = fit(model)
+    assert logs["rejected_tries"][0] >= 3
+    assert logs["skipped_steps"] == [0]
+    assert 0.9 < model.get_weights()[0][0, 0] < 1
+    logs = fit(model, epochs=30)
+    np.testing.assert_allclose(model.get_weights()[0], 0.95, rtol=5e-3)  # 1 / (1 - p) = 20
+
+
+def test_a_step_that_stays_too_large_keeps_the_weights_and_the_smaller_size():
+    model = walled(kc.optimizers.RK23(10.0, max_rejections=1))
+    logs = fit(model)
+    assert logs["too_large_steps"] == logs["skipped_steps"] == [1]
+    assert logs["step_size"] == logs["flow_time"] == [0]
+    assert logs["gradient_evaluations"] == [1 + 2 * 3]
+    assert model.get_weights()[0][0, 0] == np.float32(0.9)
+    assert int(model.optimizer.iterations) == 0
+    assert 10 * 0.2**2 - 1e-5 < float(model.optimizer.learning_rate) < 10 * 0.2
+    logs = fit(model, epochs=30)
+    np.testing.assert_allclose(model.get_weights()[0], 0.95, rtol=5e-3)
+    assert logs["too_large_steps"][-1] == logs["skipped_steps"][-1]
+    assert int(model.optimizer.iterations) == 31 - logs["skipped_steps"][-1]
+
+
+def test_where_the_gradient_is_not_finite_nothing_is_tried():
+    model = walled(kc.optimizers.RK45(0.25))
+    logs = fit(model, y=np.nan)
+    assert np.isnan(logs["loss"][0])
+    assert (logs["skipped_steps"], logs["too_large_steps"]) == ([1], [0])
+    assert (logs["gradient_evaluations"], logs["rejected_tries"]) == ([1], [0])
+    assert float(model.optimizer.learning_rate) == 0.25
+    chosen = walled(kc.optimizers.RK45())
+    assert fit(chosen, y=np.nan)["gradient_evaluations"] == [1]
+    assert fit(chosen)["step_size"][0] > 0
+
+
+def test_the_learning_rate_reads_and_writes_the_size_of_the_next_step():
+    model = walled(kc.optimizers.RK23(1e-4))
+    np.testing.assert_allclose(float(model.optimizer.learning_rate), 1e-4)
+    np.testing.assert_allclose(fit(model)["step_size"], 1e-4)
+    after = float(model.optimizer.learning_rate)
+    assert 1e-4 < after <= 1e-3 * 1.0001
+    np.testing.assert_allclose(fit(model)["step_size"], after)
+    model.optimizer.learning_rate = 2e-5
+    np.testing.assert_allclose(fit(model)["step_size"], 2e-5)
+
+
+SCHEDULE = keras.optimizers.schedules.CosineDecay(0.1, 10)
+
+
+def test_without_control_the_learning_rate_is_the_step():
+    model = walled(kc.optimizers.RK45(SCHEDULE, adaptive=False))
+    logs = fit(model, y=-10.5, epochs=2)
+    assert logs["gradient_evaluations"] == [6, 12]
+    assert sorted(logs) == ["gradient_evaluations", "loss", "skipped_steps"]
+
+
+FIRST_STEPS = {
+    "nothing": (kc.optimizers.RK45, 0),
+    "float": (lambda: kc.optimizers.RK45(0.1), 0.1),
+    "first_step": (lambda: kc.optimizers.RK45(first_step=0.2), 0.2),
+    "both-alike": (lambda: kc.optimizers.RK45(0.1, first_step=0.1), 0.1),
+    "name": (lambda: kc.optimizers.RK45("adam"), 0),
+    "optimizer": (lambda: kc.optimizers.RK45(keras.optimizers.Adam(0.25)), 0.25),
+    "optimizer-auto": (
+        lambda: kc.optimizers.RK45(keras.optimizers.Adam(0.25), first_step="auto"),
+        0,
+    ),
+    "optimizer-and-first_step": (
+        lambda: kc.optimizers.RK45(keras.optimizers.Adam(), first_step=0.5),
+        0.5,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIRST_STEPS)
+def test_first_step(name):
+    """0 stands for a first step that is chosen when it is taken."""
+    make, expected = FIRST_STEPS[name]
+    optimizer = make()
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    for o in (optimizer, copy):
+        np.testing.assert_allclose(float(o.learning_rate), expected, rtol=1e-6)
+
+
+RK4_TABLEAU = kc.optimizers.RK4.tableau
+RK45_TABLEAU = kc.optimizers.RK45.tableau
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: kc.optimizers.RK45(rtol=0), "`rtol` has to be a finite number above 0"),
+        (lambda: kc.optimizers.RK45(rtol=-1e-3), "`rtol` has to be"),
+        (lambda: kc.optimizers.RK45(atol=float("nan")), "`atol` has to be"),
+        (lambda: kc.optimizers.RK45(atol=None), "`atol` has to be"),
+        (lambda: kc.optimizers.RK45(max_step=0), "`max_step` has to be"),
+        (lambda: kc.optimizers.RK45(first_step=2, max_step=1), "at most max_step=1"),
+        (lambda: kc.optimizers.RK45(2.0, max_step=1), "at most max_step=1"),
+        (lambda: kc.optimizers.RK45(0.0), "first step has to be above 0"),
+        (lambda: kc.optimizers.RK45(first_step=-1), "first step has to be above 0"),
+        (lambda: kc.optimizers.RK45(first_step="soon"), "first step has to be above 0"),
+        (lambda: kc.optimizers.RK45(0.1, first_step=0.2), "first step size twice"),
+        (lambda: kc.optimizers.RK45(controller="P"), '`controller` is "I" or "PI"'),
+        (lambda: kc.optimizers.RK45(max_rejections=-1), "whole number of at least 0"),
+        (lambda: kc.optimizers.RK45(SCHEDULE), "adaptive=False` to follow the schedule"),
+        (lambda: kc.optimizers.RK45("lion"), "none along a gradient flow"),
+        (
+            lambda: kc.optimizers.RK45(keras.optimizers.SGD(gradient_accumulation_steps=2)),
+            "gradient_accumulation_steps=2",
+        ),
+        (lambda: kc.optimizers.RK45(0.1, adaptive=False, rtol=1e-4), r"not use \['rtol'\]"),
+        (
+            lambda: kc.optimizers.RungeKutta(0.1, RK4_TABLEAU, adaptive=True),
+            "no embedded error to control it by",
+        ),
+        (lambda: kc.optimizers.RungeKutta(0.1, RK4_TABLEAU, atol=1e-5), "no embedded error, and"),
+        (
+            lambda: kc.optimizers.RungeKutta(0.1, HEUN_EULER, full_batch=True),
+            "none at the new point",
+        ),
+    ],
+)
+def test_settings_without_a_meaning_are_told_the_mend(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+HEUN_EULER = kc.optimizers.Tableau(
+    a=[[], [1.0]], b=[0.5, 0.5], order=2, embedded_weights=[1.0, 0.0], embedded_order=1
+)
+
+
+def test_a_tableau_whose_last_stage_is_not_the_first_is_controlled_too():
+    model = walled(kc.optimizers.RungeKutta(1.0, HEUN_EULER))
+    logs = fit(model, epochs=40)
+    np.testing.assert_allclose(model.get_weights()[0], 0.95, rtol=5e-3)
+    assert logs["gradient_evaluations"][-1] == 2 * 40 + logs["rejected_tries"][-1]
