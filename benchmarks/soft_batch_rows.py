@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+import keras_cool as kc
+
 SMALL, COUNT, EPOCHS = 16, 4, 2
 LARGE = SMALL * COUNT
 SAMPLES = 10 * LARGE  # 10 updates an epoch
@@ -286,16 +288,24 @@ ROWS = [
     Row(
         "Heun",
         dense,
-        lambda: heun(keras.optimizers.SGD(0.05, momentum=0.9)),
+        lambda: kc.optimizers.Heun(keras.optimizers.SGD(0.05, momentum=0.9)),
+        inexact={"Accumulate": SEVERAL_POINTS, "Accumulate, mixin": SEVERAL_POINTS},
+    ),
+    Row(
+        "RK4 over Adam",
+        dense,
+        lambda: kc.optimizers.RK4(keras.optimizers.Adam(0.01)),
+        tolerance=1e-5,
+        inexact={"Accumulate": SEVERAL_POINTS, "Accumulate, mixin": SEVERAL_POINTS},
+    ),
+    Row(
+        "RK23 with step size control",
+        dense,
+        lambda: kc.optimizers.RK23(rtol=1e-2, atol=1e-3),
+        tolerance=1e-5,
         inexact={"Accumulate": SEVERAL_POINTS, "Accumulate, mixin": SEVERAL_POINTS},
     ),
 ]
-
-
-def heun(optimizer):
-    import keras_cool as kc
-
-    return kc.optimizers.Heun(optimizer)
 
 
 def weights_of_the_large_batch(row, model_class=keras.Model):

@@ -319,3 +319,17 @@ def test_tensors_without_the_same_samples():
     model.compile("adam", loss="mse", microbatch_size=16, run_eagerly=True)
     with pytest.raises(ValueError, match="same number of samples"):
         fit(model)
+
+
+def test_full_batch_steps_that_evaluate_the_loss_alone():
+    """`full_batch=True` computes the loss at the present point without its gradients."""
+    models, logs = [], []
+    for options in ({}, {"microbatch_size": 50}):
+        model = net()
+        optimizer = kc.optimizers.RK23(rtol=1e-2, atol=1e-3, full_batch=True)
+        model.compile(optimizer, loss="mse", metrics=["mae"], **options)
+        logs.append(fit(model, batch_size=120, epochs=6))
+        models.append(model)
+    assert_same_weights(models[1], models[0], 1e-5)
+    for name, values in logs[0].items():
+        assert logs[1][name] == pytest.approx(values, rel=1e-4), name
