@@ -3,6 +3,7 @@
 import threading
 
 import keras
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.losses import loss as keras_loss
 from keras.src.losses.loss import apply_mask
@@ -192,6 +193,7 @@ __all__ = [
     "distribution_strategy",
     "forward",
     "functional_init_arguments",
+    "get_keras_mask",
     "in_stateless_scope",
     "infinity_norm",
     "largest_second_moment",
@@ -201,6 +203,7 @@ __all__ = [
     "running_squares",
     "second_moment",
     "set_compiled_optimizer",
+    "set_keras_mask",
     "sum_of_squares",
     "symbolic_build",
     "trainable_variables_of",

@@ -82,7 +82,7 @@ def _assigned_by(update, values):
 
 def all_finite(tensors):
     """Whether every entry of every tensor is finite, as a scalar boolean tensor."""
-    return jnp.stack([jnp.all(jnp.isfinite(t)) for t in tensors]).all()
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(t)) for t in tensors], bool))
 
 
 def all_finite_if(condition, tensors):
@@ -114,45 +114,62 @@ def over_microbatches(body, initial_state, batch, size):
     a time, so that no sample changes its device.
 
     Args:
-        body: A function `body(state, microbatch, share)` that returns `(sums, state, outputs)`,
-            lists of tensors. `share` is the micro-batch's share of the samples. `outputs` are
-            scalars or have the micro-batch's samples as their first dimension.
+        body: A function `body(state, microbatch, share)` that returns `(sums, state, outputs,
+            last)`, lists of tensors. `share` is the micro-batch's share of the samples. `outputs`
+            have the micro-batch's samples as their first dimension.
         initial_state: A function that gives the state to start from, called after a first, abstract
             run of `body` with whatever it gives before.
         batch: List of tensors with the same number of samples.
         size: Number of samples of a micro-batch; the last one may have less.
 
     Returns:
-        `(sums, state, outputs)`: the sums, the last state, and the outputs: of a scalar the values
-        of all micro-batches, shape `(microbatches,)`, of others those of the whole batch.
+        `(sums, state, outputs, last)`: the sums, the last state, the outputs of the whole batch,
+        and what the last micro-batch gave as `last`.
     """
     samples, devices = batch[0].shape[0], _devices_of_a_batch()
     if samples % devices:
         devices = 1
     count, rest = divmod(samples // devices, size)
     if count + bool(rest) == 1:
-        sums, state, outputs = body(initial_state(), batch, 1.0)
-        return sums, state, [y if y.ndim else y[None] for y in outputs]
+        return body(initial_state(), batch, 1.0)
 
     chunks = [_chunks(x, devices, count, size) for x in batch]
     remainder = [_remainder(x, devices, rest) for x in batch]
     share = devices * size / samples
     first = remainder if rest else [x[0] for x in chunks]
-    shapes, _, _ = jax.eval_shape(lambda x: body(initial_state(), x, share), first)
+    jaxpr, (shapes, _, _, _) = jax.make_jaxpr(
+        lambda x: body(initial_state(), x, share), return_shape=True
+    )(first)
 
     def step(carry, microbatch):
         sums, state = carry
-        more, state, outputs = body(state, microbatch, share)
-        return ([a + b for a, b in zip(sums, more, strict=True)], state), outputs
+        more, state, outputs, last = body(state, microbatch, share)
+        return ([a + b for a, b in zip(sums, more, strict=True)], state), (outputs, last)
 
     sums = [jnp.zeros(s.shape, s.dtype) for s in shapes]
-    (sums, state), outputs = jax.lax.scan(step, (sums, initial_state()), chunks)
-    tails = [None] * len(outputs)
+    loop = _unrolled if _is_slow_in_a_loop(jaxpr) else jax.lax.scan
+    (sums, state), (outputs, lasts) = loop(step, (sums, initial_state()), chunks)
+    tails, last = [None] * len(outputs), [y[-1] for y in lasts]
     if rest:
-        more, state, tails = body(state, remainder, 1.0 - count * share)
+        more, state, tails, last = body(state, remainder, 1.0 - count * share)
         sums = [a + b for a, b in zip(sums, more, strict=True)]
     joined = [_join(y, tail, devices) for y, tail in zip(outputs, tails, strict=True)]
-    return sums, state, joined
+    return sums, state, joined, last
+
+
+def _is_slow_in_a_loop(jaxpr):
+    """On the CPU, XLA computes a convolution in the body of a loop some 20 times as slowly."""
+    return jax.default_backend() == "cpu" and "conv_general_dilated" in str(jaxpr)
+
+
+def _unrolled(step, carry, chunks):
+    """`jax.lax.scan` without a loop; a barrier keeps one micro-batch in memory at a time."""
+    outputs = []
+    for i in range(chunks[0].shape[0]):
+        microbatch, carry = jax.lax.optimization_barrier(([x[i] for x in chunks], carry))
+        carry, output = step(carry, microbatch)
+        outputs.append(output)
+    return carry, jax.tree.map(lambda *values: jnp.stack(values), *outputs)
 
 
 def _devices_of_a_batch():
@@ -178,8 +195,6 @@ def _remainder(x, devices, rest):
 
 def _join(chunks, tail, devices):
     """The outputs of all micro-batches in the order of the samples: undoes `_chunks`."""
-    if chunks.ndim == 1:
-        return chunks if tail is None else jnp.append(chunks, tail)
     shape = chunks.shape[2:]
     count, size = chunks.shape[0], chunks.shape[1] // devices
     joined = chunks.reshape(count, devices, size, *shape).swapaxes(0, 1)

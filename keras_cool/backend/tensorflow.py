@@ -114,30 +114,33 @@ def over_microbatches(body, initial_state, batch, size):
     static = batch[0].shape[0]
     whole = static is not None and static <= size
     microbatch = batch if whole else [_samples(x, 0, first) for x in batch]
-    sums, state, outputs = body(initial_state(), microbatch, _share(first, samples))
-    heads = [y if y.shape.rank else y[None] for y in outputs]
+    sums, state, heads, last = body(initial_state(), microbatch, _share(first, samples))
     if whole:
-        return sums, state, heads
+        return sums, state, heads, last
+    size_of_each = tf.minimum(size, samples)  # to Keras the size of each is as unknown as the first
 
-    def step(i, sums, state, pieces):
-        microbatch = [_samples(x, first + i * size, size) for x in batch]
-        more, state, outputs = body(state, microbatch, _share(size, samples))
+    def step(i, sums, state, pieces, last):
+        microbatch = [_samples(x, first + i * size, size_of_each) for x in batch]
+        more, state, outputs, last = body(state, microbatch, _share(size, samples))
         sums = [a + b for a, b in zip(sums, more, strict=True)]
         pieces = [p.write(i, y) for p, y in zip(pieces, outputs, strict=True)]
-        return i + 1, sums, [tf.convert_to_tensor(v) for v in state], pieces
+        return i + 1, sums, _as_tensors(state), pieces, _as_tensors(last)
 
     count = (samples - first) // size
-    pieces = [
-        tf.TensorArray(y.dtype, count, element_shape=(size, *y.shape[1:]) if y.shape.rank else ())
-        for y in outputs
-    ]
-    state = [tf.convert_to_tensor(v) for v in state]
+    pieces = [tf.TensorArray(y.dtype, count, element_shape=(size, *y.shape[1:])) for y in heads]
     # One after another: run side by side, they would all be in memory at once.
-    _, sums, state, pieces = tf.while_loop(
-        lambda i, *_: i < count, step, (0, sums, state, pieces), parallel_iterations=1
+    _, sums, state, pieces, last = tf.while_loop(
+        lambda i, *_: i < count,
+        step,
+        (0, sums, _as_tensors(state), pieces, _as_tensors(last)),
+        parallel_iterations=1,
     )
-    tails = [_joined(p.stack(), y) for p, y in zip(pieces, outputs, strict=True)]
-    return sums, state, [tf.concat(pair, 0) for pair in zip(heads, tails, strict=True)]
+    tails = [_joined(p.stack(), y) for p, y in zip(pieces, heads, strict=True)]
+    return sums, state, [tf.concat(pair, 0) for pair in zip(heads, tails, strict=True)], last
+
+
+def _as_tensors(values):
+    return [tf.convert_to_tensor(v) for v in values]
 
 
 def _samples(x, start, count):
@@ -145,17 +148,15 @@ def _samples(x, start, count):
     shape = tf.shape(x)
     begin = tf.concat([[start], tf.zeros_like(shape[1:])], 0)
     part = tf.slice(x, begin, tf.concat([[count], shape[1:]], 0))
-    return tf.ensure_shape(part, (count if isinstance(count, int) else None, *x.shape[1:]))
+    return tf.ensure_shape(part, (None, *x.shape[1:]))
 
 
 def _share(count, samples):
-    return tf.cast(count, "float32") / tf.cast(samples, "float32")
+    return tf.cast(count, "float64") / tf.cast(samples, "float64")
 
 
 def _joined(stacked, output):
-    """`(microbatches, size, ...)` as `(microbatches * size, ...)`; scalars as they are."""
-    if not output.shape.rank:
-        return stacked
+    """`(microbatches, size, ...)` as `(microbatches * size, ...)`."""
     return tf.reshape(stacked, tf.concat([[-1], tf.shape(output)[1:]], 0))
 
 

@@ -88,15 +88,11 @@ def over_microbatches(body, initial_state, batch, size):
     for i, start in enumerate(range(0, samples, size)):
         microbatch = [x[start : start + size] for x in batch]
         share = microbatch[0].shape[0] / samples
-        more, state, outputs = body(state if i else initial_state(), microbatch, share)
+        more, state, outputs, last = body(state if i else initial_state(), microbatch, share)
         sums = _add(sums, more, in_place=i > 1) if i else more
         pieces.append(outputs)
         del more
-    joined = [
-        torch.cat(parts) if parts[0].ndim else torch.stack(parts)
-        for parts in zip(*pieces, strict=True)
-    ]
-    return sums, state, joined
+    return sums, state, [torch.cat(parts) for parts in zip(*pieces, strict=True)], last
 
 
 def _add(sums, more, in_place):

@@ -5,6 +5,8 @@ import threading
 import torch
 from keras import tree
 
+from keras_cool.keras_private import get_keras_mask, set_keras_mask
+
 _nesting = threading.local()
 
 
@@ -48,4 +50,10 @@ def _gradients(value, leaves, nested):
 
 
 def _detach(x):
-    return x.detach() if isinstance(x, torch.Tensor) else x
+    if not isinstance(x, torch.Tensor):
+        return x
+    detached = x.detach()
+    mask = get_keras_mask(x)
+    if mask is not None:
+        set_keras_mask(detached, mask)
+    return detached

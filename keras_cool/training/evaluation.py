@@ -1,7 +1,5 @@
 """Gradients of a loss at any point, without moving a variable: `Evaluation`."""
 
-import contextlib
-
 from keras import ops
 
 from keras_cool.backend import SameRandomNumbers, sum_over_replicas, while_loop
@@ -48,6 +46,7 @@ class Evaluation:
         self.missing = [True] * len(variables)
         self.count = 0
         self.normaliser = None
+        self.is_a_sum = False
         self._loss_function = loss_function
         self._batch = batch
         self._scale_loss = scale_loss
@@ -100,19 +99,18 @@ class Evaluation:
 
     def _compute(self, point, differentiate=True):
         """Gives `(loss, aux, logs, gradients)`, those of the scaled loss."""
-        if self._window_share is None:
-            return self._part(point, self._batch, differentiate=differentiate)
-        losses = WholeBatchLosses(self._window_share)
+        losses = WholeBatchLosses(1.0 if self._window_share is None else self._window_share)
         result = self._part(point, self._batch, losses, differentiate=differentiate)
         self.normaliser = losses.only_normaliser(losses.normalisers)
+        self.is_a_sum = losses.is_a_sum
         return result
 
-    def _part(self, point, batch, losses=None, share=None, differentiate=True):
+    def _part(self, point, batch, losses, share=None, differentiate=True):
         """Gives `(loss, aux, logs, gradients)` of a part of the batch; the gradients are those of
         the loss times `share`, or an empty list."""
 
         def objective():
-            with losses.correcting() if losses else contextlib.nullcontext():
+            with losses.correcting():
                 loss, aux = self._loss_function(*batch)
             weighted = loss if share is None else loss * ops.cast(share, loss.dtype)
             return self._scale_loss(weighted), (loss, aux)

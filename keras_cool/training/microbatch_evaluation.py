@@ -36,6 +36,8 @@ class MicrobatchEvaluation(Evaluation):
         try:
             return self._sum_over_microbatches(point, tensors, pack, totals, differentiate)
         except UnknownNormaliserError:
+            if self._microbatches.losses_have_normalisers:
+                raise
             self._microbatches.losses_have_normalisers = True
             return self._compute(point, differentiate)
 
@@ -47,7 +49,7 @@ class MicrobatchEvaluation(Evaluation):
             losses = WholeBatchLosses(share)
             with OverlayScope(zip(self.variables, point, strict=True)), losses.correcting():
                 self._loss_function(*pack(microbatch))
-            return losses.normalisers, [], []
+            return losses.normalisers, [], [], []
 
         return over_microbatches(body, list, tensors, self._microbatches.size)[0]
 
@@ -66,30 +68,31 @@ class MicrobatchEvaluation(Evaluation):
                 )
             _note_assigned(assigned, scope, first)
             missing[:] = [m and g is None for m, g in zip(missing, gradients, strict=False)]
-            result.update(aux=aux, logs=logs, normaliser=losses.only_normaliser(totals))
+            result.update(aux=aux, logs=logs, losses=losses)
             scalars, rows = _split_aux(aux, microbatch[0])
             sums = [densify(g, p) for g, p in zip(gradients, differentiated, strict=True)]
             sums += [s * ops.cast(share, s.dtype) for s in [loss, *scalars]]
             state = [scope.get_current_value(v) for v in assigned]
-            return [_wide(s) for s in sums], state, [*rows, *_tensors(logs)]
+            return [_wide(s) for s in sums], state, rows, _tensors(logs)
 
         def state():
             return [v.value for v in assigned]
 
-        sums, new_state, outputs = over_microbatches(body, state, tensors, self._microbatches.size)
+        sums, new_state, rows, logs = over_microbatches(
+            body, state, tensors, self._microbatches.size
+        )
         for variable, value in zip(assigned, new_state, strict=True):
             variable.assign(value)
-        self.normaliser = result["normaliser"]
+        self.normaliser = result["losses"].only_normaliser(totals)
+        self.is_a_sum = result["losses"].is_a_sum
 
         gradients = [
             None if absent else ops.cast(g, p.dtype)
             for g, p, absent in zip(sums, differentiated, missing, strict=False)
         ]
         loss, *scalars = sums[len(differentiated) :]
-        logs = _tensors(result["logs"])
-        rows, last_logs = outputs[: len(outputs) - len(logs)], outputs[len(outputs) - len(logs) :]
         aux = _joined_aux(result["aux"], scalars, rows)
-        return loss, aux, _with_tensors(result["logs"], [y[-1] for y in last_logs]), gradients
+        return loss, aux, _with_tensors(result["logs"], logs), gradients
 
 
 def _note_assigned(assigned, scope, first):

@@ -1,5 +1,6 @@
 """How Keras' losses on a part of a batch are normalised, so that the parts make up the whole."""
 
+import keras
 from keras import ops
 
 from keras_cool.keras_private import ReducingLosses, apply_mask
@@ -37,22 +38,19 @@ class WholeBatchLosses:
         return ReducingLosses(self._reduce)
 
     def only_normaliser(self, normalisers):
-        """What one part counts beside others, if a single loss decides it.
+        """The normaliser of the only loss of the part, one of the list `normalisers`; `None` where
+        it is the number of samples, or where there are several losses."""
+        return normalisers[0] if normalisers and self.reductions == 1 else None
 
-        Args:
-            normalisers: List of the normalisers of the part.
-
-        Returns:
-            The normaliser of the only loss, 1 where that is a `sum` loss; `None` where it is the
-            number of samples, or where there are several losses.
-        """
-        if self.reductions != 1:
-            return None
-        if self.sums:
-            return 1.0
-        return normalisers[0] if normalisers else None
+    @property
+    def is_a_sum(self):
+        """Whether all losses of the part are `sum` losses."""
+        return 0 < self.sums == self.reductions
 
     def _reduce(self, keras_reduction, values, sample_weight, mask, reduction, dtype):
+        if mask is not None and sample_weight is not None:
+            sample_weight = ops.copy(sample_weight)  # Keras multiplies the mask into it, in place
+        normaliser = _normaliser(sample_weight, mask, reduction)
         loss = keras_reduction(values, sample_weight, mask, reduction, dtype)
         if reduction in (None, "none") or len(ops.shape(values)) == 0:
             return loss
@@ -60,9 +58,9 @@ class WholeBatchLosses:
         if reduction == "sum":
             self.sums += 1
             return loss / ops.cast(self._share, loss.dtype)
-        normaliser = _normaliser(sample_weight, mask, reduction, loss.dtype)
         if normaliser is None:
             return loss
+        normaliser = ops.cast(normaliser, loss.dtype)
         self.normalisers.append(normaliser)
         if self._totals is None:
             return loss
@@ -72,11 +70,11 @@ class WholeBatchLosses:
         return loss * ops.divide_no_nan(normaliser, total * ops.cast(self._share, loss.dtype))
 
 
-def _normaliser(sample_weight, mask, reduction, dtype):
+def _normaliser(sample_weight, mask, reduction):
     """What the loss is divided by, up to a constant; `None` where that is the number of samples."""
-    if reduction == "mean_with_sample_weight":
-        weights = None if sample_weight is None else ops.convert_to_tensor(sample_weight, dtype)
-        mask = None if mask is None else ops.convert_to_tensor(mask, dtype)
-        weights = apply_mask(weights, mask, dtype=dtype, reduction=reduction)
-        return None if weights is None else ops.sum(weights)
-    return None if mask is None else ops.sum(ops.cast(mask, dtype))
+    dtype = keras.config.floatx()
+    mask = None if mask is None else ops.cast(mask, dtype)
+    if reduction != "mean_with_sample_weight" or sample_weight is None:
+        return None if mask is None else ops.sum(mask)
+    weights = ops.copy(ops.cast(sample_weight, dtype))
+    return ops.sum(apply_mask(weights, mask, dtype=dtype, reduction=reduction))
