@@ -11,6 +11,7 @@ import re
 import resource
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -131,6 +132,7 @@ def train_within(side, limit):
     train = prepared(side)
     if keras.backend.backend() == "jax":  # without a limit: its compiler needs memory of its own
         train()
+        time.sleep(1)  # what a step took is freed after it has returned
     now = status("VmData")
     resource.setrlimit(resource.RLIMIT_DATA, (now + limit, now + limit))
     print(f"trains, loss {np.ravel(train()[-1])[0]:.4f}")

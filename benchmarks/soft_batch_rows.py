@@ -60,8 +60,8 @@ def classification():
     return {"x": x, "y": y, "class_weight": {0: 1.0, 1: 5.0, 2: 0.5}}
 
 
-def two_targets():
-    data = regression(outputs=3)
+def two_targets(samples=SAMPLES):
+    data = regression(samples, outputs=3)
     return {"x": data["x"], "y": [data["y"][:, :1], data["y"][:, 1:]]}
 
 
@@ -71,6 +71,13 @@ def sequences():
     lengths = rng.integers(1, 13, size=SAMPLES)
     x[np.arange(12) >= lengths[:, None]] = 0.0
     return {"x": x, "y": np.cumsum(x.sum(-1, keepdims=True), axis=1) / 10}
+
+
+def weighted_sequences():
+    """A weight for each step of each sequence."""
+    data = sequences()
+    weights = np.random.default_rng(1).uniform(0.1, 3.0, size=data["x"].shape[:2])
+    return {**data, "sample_weight": weights.astype("float32")}
 
 
 def tokens():
@@ -222,6 +229,14 @@ ROWS = [
         inexact={"Accumulate": NO_SUM},
     ),
     Row(
+        "two sum losses, last window not full",
+        two_outputs,
+        lambda: keras.optimizers.SGD(0.001),
+        compile={"loss": [mse("sum")["loss"], mse("sum")["loss"]]},
+        data=lambda: two_targets(9 * LARGE + SMALL + 5),
+        inexact={"Accumulate": NO_SUM},
+    ),
+    Row(
         "L2 regulariser, mean loss",
         lambda model_class: dense(model_class, kernel_regularizer=keras.regularizers.L2(0.1)),
         sgd(momentum=0.9),
@@ -243,6 +258,21 @@ ROWS = [
         masked,
         sgd(momentum=0.9),
         data=sequences,
+        inexact={"Accumulate": NO_NORMALISER},
+    ),
+    Row(
+        "masked sequence, weights of steps",
+        masked,
+        sgd(momentum=0.9),
+        data=weighted_sequences,
+        inexact={"Accumulate": NO_NORMALISER},
+    ),
+    Row(
+        "the same, mean_with_sample_weight loss",
+        masked,
+        sgd(momentum=0.9),
+        compile=mse("mean_with_sample_weight"),
+        data=weighted_sequences,
         inexact={"Accumulate": NO_NORMALISER},
     ),
     Row(

@@ -237,7 +237,7 @@ def test_every_method_has_its_name(example, name):
 
 
 def test_a_controlled_method_trains(example, tmp_path):
-    rows = read_history(run_toy(example, tmp_path, "--optimizer", "rk23"))
+    rows = read_history(run_toy(example, tmp_path, "--optimizer", "rk23", "--batch-size", "16"))
     assert int(rows[-1]["gradient_evaluations"]) >= 4 * 4
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
 

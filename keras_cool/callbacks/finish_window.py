@@ -30,18 +30,27 @@ class FinishWindow(keras.callbacks.Callback):
     def __init__(self):
         super().__init__()
         self._optimizer = None
+        self._was_given = True
 
     def on_train_begin(self, logs=None):
         optimizer = self.model.optimizer
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             optimizer = optimizer.inner_optimizer
         if not hasattr(optimizer, "finish_window"):
+            if not self._was_given:
+                return
             raise ValueError(
                 "FinishWindow is for a model compiled with `keras_cool.optimizers.Accumulate`, for "
                 "example model.compile(keras_cool.optimizers.Accumulate('adam', 4), loss='mse'). "
                 f"The optimizer is {type(optimizer).__name__}: leave the callback out."
             )
         self._optimizer = optimizer
+        if optimizer.epoch_is_open:  # an earlier `fit` was interrupted
+            optimizer.finish_window()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._optimizer is not None:
+            self._optimizer.epoch_is_open = True
 
     def on_test_begin(self, logs=None):
         if self._optimizer is not None:  # validation inside `fit`, before the epoch's end
@@ -50,6 +59,7 @@ class FinishWindow(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if self._optimizer is not None:
             self._optimizer.finish_window()
+            self._optimizer.epoch_is_open = False
 
     def on_train_end(self, logs=None):
         self._optimizer = None
@@ -58,15 +68,17 @@ class FinishWindow(keras.callbacks.Callback):
 def with_finish_window(callbacks):
     """The callbacks of `fit`, a list, one callback, a `CallbackList` or `None`, with
     `FinishWindow` before them."""
+    finish_window = FinishWindow()
+    finish_window._was_given = False
     if isinstance(callbacks, keras.callbacks.CallbackList):
         if not any(isinstance(c, FinishWindow) for c in callbacks.callbacks):
-            callbacks.callbacks.insert(0, FinishWindow())
-            callbacks.callbacks[0].set_model(callbacks.model)
+            callbacks.callbacks.insert(0, finish_window)
+            finish_window.set_model(callbacks.model)
         return callbacks
     callbacks = keras.tree.flatten(callbacks) if callbacks else []
     if any(isinstance(c, FinishWindow) for c in callbacks):
         return callbacks
-    return [FinishWindow(), *callbacks]
+    return [finish_window, *callbacks]
 
 
 __all__ = ["FinishWindow", "with_finish_window"]

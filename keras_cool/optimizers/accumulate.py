@@ -100,13 +100,20 @@ class Accumulate(OptimizerWrapper):
             self._steps.assign(_checked_steps(steps))
         self.batches = self._counter("batches")
         self._window_weight = self.add_variable(
-            shape=(), dtype="float32", aggregation="only_first_replica", name="window_weight"
+            shape=(),
+            dtype="float64" if keras.config.floatx() == "float64" else "float32",
+            aggregation="only_first_replica",
+            name="window_weight",
         )
         self.skipped_steps = self._counter("skipped_steps")
         self.skipped_batches = self._counter("skipped_batches")
         self._accumulators = {}
         self._reached = set()
+        self._given = frozenset()
+        self._window_is_added_up = False
         self._weight = 1.0
+        self._added_up = False
+        self.epoch_is_open = False
 
     @property
     def steps(self):
@@ -153,7 +160,14 @@ class Accumulate(OptimizerWrapper):
         variables = trainable_variables or trainable_variables_of(self)
         pairs = list(zip(grads, variables, strict=True))
         self._reached.update(id(v) for g, v in pairs if g is not None)
+        self._given = frozenset(id(v) for v in variables)
+        self._window_is_added_up = self._added_up
         pairs = [(g, v) for g, v in pairs if id(v) in self._reached]
+        if not pairs:
+            raise ValueError(
+                "No gradients provided for any variable: the loss depends on none of "
+                f"{[v.path for v in variables]}. Compute it from the model's output."
+            )
         gradients = [ops.zeros(v.shape, v.dtype) if g is None else g for g, v in pairs]
         gradients = backend.gradients_of_all_replicas(gradients)
         weight = self._weight
@@ -163,7 +177,7 @@ class Accumulate(OptimizerWrapper):
         first = self.batches.value == 0
         accumulators = [self._accumulators[id(v)] for _, v in pairs]
         backend.accumulate(accumulators, gradients, weight, first)
-        weight = ops.cast(weight, "float32")
+        weight = ops.cast(weight, self._window_weight.dtype)
         total = self._window_weight.value
         self._window_weight.assign(ops.where(first, weight, total + weight))
         batches = self.batches.value + 1
@@ -180,19 +194,24 @@ class Accumulate(OptimizerWrapper):
             return
         if self.last_window == "update":
             variables = trainable_variables_of(self)
+            variables = [v for v in variables if id(v) in self._given] or variables
             backend.on_all_replicas(
                 self.batches, lambda: self._update_if(ops.convert_to_tensor(True), variables)
             )
         self.batches.assign(0)
 
     @contextlib.contextmanager
-    def weighing(self, weight):
-        """Within it the gradients that `apply` is given count by `weight`, a positive scalar."""
-        outer, self._weight = self._weight, weight
+    def weighing(self, weight, added_up=False):
+        """Within it the gradients that `apply` is given count by `weight`, a positive scalar.
+
+        With `added_up=True` they are added up with these weights, and not divided by their sum.
+        """
+        outer = self._weight, self._added_up
+        self._weight, self._added_up = weight, added_up
         try:
             yield
         finally:
-            self._weight = outer
+            self._weight, self._added_up = outer
 
     def share(self):
         """A batch's share of the batches of a window, a scalar tensor."""
@@ -234,7 +253,7 @@ class Accumulate(OptimizerWrapper):
 
     def _without_non_finite(self, weight, gradients):
         gradients = [ops.convert_to_tensor(g) for g in gradients]  # sparse ones too
-        weight = ops.cast(weight, "float32")
+        weight = ops.cast(weight, self._window_weight.dtype)
         finite = backend.all_finite(gradients)
         self.skipped_batches.assign_add(ops.cast(ops.logical_not(finite), "int32"))
         gradients = [ops.where(finite, g, ops.zeros_like(g)) for g in gradients]
@@ -244,10 +263,14 @@ class Accumulate(OptimizerWrapper):
         """Takes the step with the mean over the window, if that is `full`, and finite."""
         weight = self._window_weight.value
         reached = [self._accumulators[id(v)].value for v in variables if id(v) in self._reached]
-        ready = backend.all_finite_if(ops.logical_and(full, weight > 0), reached)
+        if self.non_finite == "skip_batch":  # without weight where all batches were left out
+            ready = backend.all_finite_if(ops.logical_and(full, weight > 0), reached)
+        else:
+            ready = backend.all_finite_if(full, reached)
 
         def update():
-            factor = 1.0 / (weight * backend.number_of_replicas())
+            total = ops.ones_like(weight) if self._window_is_added_up else weight
+            factor = ops.divide_no_nan(ops.ones_like(total), total * backend.number_of_replicas())
             self.inner_optimizer.apply([self._mean(v, factor) for v in variables], variables)
 
         backend.apply_if(ready, update)

@@ -71,11 +71,13 @@ def _with_mixin(cls):
 def _reduce(model, cls):
     """Copies and pickles a model by way of the class it was."""
     rebuild, arguments = cls.__reduce__(model)
-    return _rebuild_injected, (getattr(cls, rebuild.__name__), arguments)
+    return _rebuild_injected, (getattr(cls, rebuild.__name__), arguments, model.microbatch_size)
 
 
-def _rebuild_injected(rebuild, arguments):
-    return inject(rebuild(*arguments))
+def _rebuild_injected(rebuild, arguments, microbatch_size):
+    model = inject(rebuild(*arguments))
+    model.microbatch_size = microbatch_size
+    return model
 
 
 def _scaled_as_compile_does(model, optimizer):

@@ -55,7 +55,7 @@ class Microbatches:
         tensors like them."""
         leaves = tree.flatten(batch)
         present = [leaf is not None for leaf in leaves]
-        tensors = [ops.convert_to_tensor(leaf) for leaf in leaves if leaf is not None]
+        tensors = [_dense(leaf) for leaf in leaves if leaf is not None]
         _check(tensors)
 
         def pack(tensors):
@@ -63,6 +63,17 @@ class Microbatches:
             return tree.pack_sequence_as(batch, [next(remaining) if p else None for p in present])
 
         return tensors, pack
+
+
+def _dense(leaf):
+    try:
+        return ops.convert_to_tensor(leaf)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "A batch that is split into micro-batches is made of dense tensors. It holds "
+            f"{leaf!r} of type {type(leaf).__name__}. Convert it in the data, or compile without "
+            "`microbatch_size`."
+        ) from error
 
 
 def _check(tensors):

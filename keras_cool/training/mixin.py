@@ -21,6 +21,7 @@ from keras_cool.training.microbatch_evaluation import MicrobatchEvaluation
 from keras_cool.training.step import (
     accumulating_optimizer,
     assign,
+    check_no_overwriting,
     multi_gradient_method,
     take_estimated_step,
     take_plain_step,
@@ -115,7 +116,9 @@ class MultiGradientMixin(Compilation, BackendStep):
         evaluation = self._evaluation(
             loss_function, batch, self.trainable_variables, self.optimizer, summarise
         )
-        counter = method or self._microbatches
+        counter = method or (self._microbatches if self.trainable_variables else None)
+        if counter is not None:
+            check_no_overwriting(self.trainable_variables)
         if counter is None or accumulating_optimizer(self.optimizer) is not None:
             return take_plain_step(self, evaluation)
         return take_estimated_step(self, evaluation, counter)

@@ -3,6 +3,7 @@
 import contextlib
 
 import keras
+from keras import ops
 
 from keras_cool import backend
 from keras_cool.keras_private import OverlayScope
@@ -17,8 +18,12 @@ def take_plain_step(model, evaluation):
     """
     variables = evaluation.variables
     _, gradients = evaluation.raw([v.value for v in variables])
-    assign(evaluation.updates)
     accumulate = accumulating_optimizer(model.optimizer)
+    updates = evaluation.updates
+    if accumulate is not None:
+        weights = {id(v) for v in model.weights}
+        updates = [(v, _if_finite(v, value) if id(v) in weights else value) for v, value in updates]
+    assign(updates)
     if variables:
         with _weighing(accumulate, evaluation):
             model.apply_gradients(gradients, variables)
@@ -102,6 +107,17 @@ def assign(updates):
         variable.assign(value)
 
 
+def check_no_overwriting(variables):
+    """Refuses variables that are overwritten with their gradients: those cannot be added up."""
+    overwritten = [v.path for v in variables if getattr(v, "overwrite_with_gradient", False)]
+    if overwritten:
+        raise ValueError(
+            f"The variables {overwritten} are overwritten with their gradients (float8 scales), "
+            "which cannot be added up over micro-batches or points. Compile the model without "
+            "`microbatch_size` and with a plain Keras optimizer."
+        )
+
+
 def _inside_loss_scale(optimizer, attribute):
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         optimizer = optimizer.inner_optimizer
@@ -110,6 +126,15 @@ def _inside_loss_scale(optimizer, attribute):
 
 def _weighing(accumulate, evaluation):
     """The context in which the gradient counts by the normaliser of its loss, if it has one."""
+    if accumulate is not None and evaluation.is_a_sum:
+        return accumulate.weighing(accumulate.share(), added_up=True)
     if accumulate is None or evaluation.normaliser is None:
         return contextlib.nullcontext()
     return accumulate.weighing(evaluation.normaliser)
+
+
+def _if_finite(variable, value):
+    """The new value of a layer's state, or the old one if a bad batch has spoilt the new one."""
+    if "float" not in keras.backend.standardize_dtype(variable.dtype):
+        return value
+    return ops.where(ops.all(ops.isfinite(value)), value, variable.value)
