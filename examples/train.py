@@ -50,7 +50,7 @@ METHODS = {
     "chebyshev": kc.optimizers.RungeKuttaChebyshev,
 }
 CONTROLLED = ("rk23", "rk45", "tsit5")  # they choose their step sizes, the first one too
-METHOD_LEARNING_RATE = 0.2
+METHOD_LEARNING_RATE = 0.4
 MICROBATCH_SIZE = 16
 NOT_BY_NAME = ("Optimizer", "MultiOptimizer", "LossScaleOptimizer")  # they need other arguments
 OPTIMIZERS = {

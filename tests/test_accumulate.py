@@ -509,3 +509,70 @@ def test_a_step_of_ones_own_hands_its_gradients_to_the_window():
         expected.train_on_batch(X[:24], Y[:24])
         assert updates(model) == 1
         assert_same_weights(model, expected)
+
+
+def test_variables_frozen_later_stay(model_class):
+    """Not moved by the end of a window with what an earlier fit has left in it."""
+    if keras.backend.backend() == "jax" and model_class is keras.Model:
+        pytest.skip("Keras' own step on JAX needs a new optimizer for other variables")
+    optimizer = accumulate(4)
+    model = compiled(model_class, optimizer)
+    callbacks = [] if model_class is kc.Model else [kc.callbacks.FinishWindow()]
+    fit(model, callbacks=callbacks)
+    model.layers[1].trainable = False
+    model.compile(optimizer, loss="mse")
+    before = model.layers[1].get_weights()
+    fit(model, x=X[:40], y=Y[:40], callbacks=callbacks)
+    for a, b in zip(model.layers[1].get_weights(), before):
+        np.testing.assert_array_equal(a, b)
+    assert updates(model) == 4 + 2
+
+
+@pytest.mark.parametrize("non_finite", ["skip_update", "skip_batch"])
+def test_a_bad_batch_does_not_spoil_the_moving_statistics(non_finite):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    h = keras.layers.BatchNormalization()(inputs)
+    model = kc.Model(inputs, keras.layers.Dense(1)(h))
+    model.compile(accumulate(3, non_finite=non_finite), loss="mse")
+    fit(model, x=not_finite(4))
+    assert all(np.all(np.isfinite(w)) for w in model.get_weights())
+
+
+def test_an_interrupted_window_does_not_leak_into_the_next_fit(model_class):
+    class Interrupt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 1:
+                raise KeyboardInterrupt
+
+    callbacks = [] if model_class is kc.Model else [kc.callbacks.FinishWindow()]
+    model = compiled(model_class, accumulate(4))
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, callbacks=[*callbacks, Interrupt()])
+    fit(model, x=X[16:48], y=Y[16:48], callbacks=callbacks)
+    expected = compiled(keras.Model, "adam")
+    for batch in (slice(0, 16), slice(16, 48)):
+        expected.train_on_batch(X[batch], Y[batch])
+    assert_same_weights(model, expected)
+
+
+def test_a_callback_list_serves_another_optimizer_afterwards():
+    callbacks = keras.callbacks.CallbackList([], add_history=True)
+    for optimizer in (accumulate(4), "adam"):
+        model = compiled(kc.Model, optimizer)
+        callbacks.set_model(model)
+        model.fit(X, Y, verbose=0, callbacks=callbacks)
+
+
+def test_a_loss_that_depends_on_no_variable(model_class):
+    class Constant(model_class):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return ops.mean(y)
+
+    model = net(Constant)
+    model.compile(accumulate(4))
+    if keras.backend.backend() == "jax" and model_class is keras.Model:
+        fit(model)  # Keras' own step on JAX has gradients of zero there
+        return
+    with pytest.raises((ValueError, RuntimeError), match="No gradients provided|does not require"):
+        fit(model)

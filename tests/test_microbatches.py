@@ -1,5 +1,7 @@
 """`microbatch_size`: in the step, in steps of one's own, and what else it has to leave alone."""
 
+import copy
+
 import keras
 import numpy as np
 import pytest
@@ -333,3 +335,113 @@ def test_full_batch_steps_that_evaluate_the_loss_alone():
     assert_same_weights(models[1], models[0], 1e-5)
     for name, values in logs[0].items():
         assert logs[1][name] == pytest.approx(values, rel=1e-4), name
+
+
+def test_metrics_of_any_shape_and_losses_of_several_outputs_in_the_logs():
+    """On TensorFlow Keras weights the losses of the outputs by batches, as their size is unknown,
+    and so by micro-batches: they are equal where the micro-batches are."""
+    labels = np.digitize(X[:96, 0], [-0.5, 0.5])
+    histories = []
+    for model_class, options in ((keras.Model, {}), (kc.Model, {"microbatch_size": 16})):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((6,))
+        h = keras.layers.Dense(12, activation="tanh")(inputs)
+        classes = keras.layers.Dense(3, activation="softmax", name="classes")(h)
+        model = model_class(inputs, [classes, keras.layers.Dense(1, name="value")(h)])
+        model.compile(
+            "adam",
+            loss=["categorical_crossentropy", "mse"],
+            loss_weights=[0.5, 2.0],
+            metrics=[[keras.metrics.F1Score(average=None), "accuracy", "auc"], ["mae"]],
+            **options,
+        )
+        targets = [keras.utils.to_categorical(labels, 3), Y[:96]]
+        history = model.fit(
+            X[:96], targets, batch_size=48, epochs=2, shuffle=False, verbose=0
+        ).history
+        histories.append(history)
+    expected, history = histories
+    assert history.pop("skipped_steps") == [0, 0]
+    assert set(history) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(history[name], values, rtol=1e-4, err_msg=name)
+
+
+def test_masked_metrics_and_weights_of_steps():
+    """Keras multiplies a mask into the sample weights in place, on PyTorch into the caller's; two
+    evaluations of a batch, and the metrics, see the weights as they were given."""
+    x = RNG.normal(size=(24, 5, 3)).astype("float32")
+    x[np.arange(5) >= RNG.integers(1, 6, size=24)[:, None]] = 0.0
+    y = (x.sum(axis=-1, keepdims=True) > 0).astype("float32")
+    weights = RNG.uniform(0.1, 3.0, size=(24, 5)).astype("float32")
+    histories = []
+    for model_class, optimizer, options in (
+        (keras.Model, keras.optimizers.SGD(0.0), {}),
+        (kc.Model, keras.optimizers.SGD(0.0), {"microbatch_size": 7}),
+        (kc.Model, kc.optimizers.Heun(0.0), {}),
+    ):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((5, 3))
+        h = keras.layers.SimpleRNN(4, return_sequences=True)(keras.layers.Masking(0.0)(inputs))
+        model = model_class(inputs, keras.layers.Dense(1, activation="sigmoid")(h))
+        model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"], **options)
+        history = model.fit(x, y, sample_weight=weights, batch_size=24, shuffle=False, verbose=0)
+        histories.append([history.history[name][0] for name in ("loss", "accuracy")])
+    np.testing.assert_allclose(histories[1:], [histories[0]] * 2, rtol=1e-5)
+
+
+def test_two_evaluations_of_masked_and_weighted_sequences_are_equal():
+    x = np.ones((6, 4, 2), "float32")
+    x[:, 2:] = 0.0
+    y, weights = np.ones((6, 4, 1), "float32"), np.full((6, 4), 2.0, "float32")
+
+    class Difference(kc.optimizers.MultiGradientOptimizer):
+        def __init__(self, optimizer, name=None):
+            super().__init__(optimizer, name=name)
+            self.difference = self.add_variable(shape=(), name="difference")
+
+        def estimate_gradient(self, evaluate, point):
+            first, gradients = evaluate(point)
+            self.difference.assign(ops.abs(evaluate(point)[0] - first))
+            return gradients
+
+    inputs = keras.Input((4, 2))
+    model = kc.Model(inputs, keras.layers.Dense(1)(keras.layers.Masking(0.0)(inputs)))
+    model.compile(Difference(0.1), loss="mse")
+    model.fit(x, y, sample_weight=weights, batch_size=6, verbose=0)
+    assert float(model.optimizer.difference.numpy()) == 0
+
+
+def test_a_model_without_trainable_weights():
+    model = net()
+    model.trainable = False
+    model.compile("adam", loss="mse", microbatch_size=16)
+    with pytest.warns(UserWarning, match="any trainable weights"):
+        history = fit(model, epochs=1)
+    assert np.isfinite(history["loss"][0])
+
+
+def test_copies_of_an_injected_model_keep_the_size():
+    model = kc.inject(net(keras.Model))
+    model.compile("adam", loss="mse", microbatch_size=16)
+    assert copy.deepcopy(model).microbatch_size == 16
+
+
+def test_float8_scales_are_refused():
+    model = net()
+    model.trainable_variables[0].overwrite_with_gradient = True
+    model.compile("adam", loss="mse", microbatch_size=16)
+    with pytest.raises(ValueError, match="float8"):
+        fit(model)
+
+
+@pytest.mark.backend("tensorflow")
+def test_sparse_inputs_are_refused():
+    import tensorflow as tf
+
+    inputs = keras.Input((6,), sparse=True)
+    model = kc.Model(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("adam", loss="mse", microbatch_size=16)
+    data = tf.data.Dataset.from_tensor_slices((tf.sparse.from_dense(X), Y)).batch(48)
+    with pytest.raises(ValueError, match="dense tensors"):
+        model.fit(data, verbose=0)

@@ -66,14 +66,13 @@ class Microbatches:
 
 
 def _dense(leaf):
-    try:
-        return ops.convert_to_tensor(leaf)
-    except (TypeError, ValueError) as error:
+    if type(leaf).__name__ in ("SparseTensor", "RaggedTensor", "BCOO"):
         raise ValueError(
-            "A batch that is split into micro-batches is made of dense tensors. It holds "
-            f"{leaf!r} of type {type(leaf).__name__}. Convert it in the data, or compile without "
-            "`microbatch_size`."
-        ) from error
+            "A batch that is split into micro-batches is made of dense tensors. It holds a "
+            f"{type(leaf).__name__} of shape {tuple(leaf.shape)}. Convert it in the data, or "
+            "compile without `microbatch_size`."
+        )
+    return ops.convert_to_tensor(leaf)
 
 
 def _check(tensors):
