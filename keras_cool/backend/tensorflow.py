@@ -109,15 +109,17 @@ def over_microbatches(body, initial_state, batch, size):
     Args, returns: As in `keras_cool/backend/jax.py`.
     """
     batch = [tf.convert_to_tensor(x) for x in batch]
-    samples = tf.shape(batch[0])[0]
-    first = tf.math.floormod(samples - 1, size) + 1
-    static = batch[0].shape[0]
-    whole = static is not None and static <= size
+    # Static sizes where they are known: by them Keras weights the losses of several outputs.
+    samples = batch[0].shape[0]
+    whole = samples is not None and samples <= size
+    samples = tf.shape(batch[0])[0] if samples is None else samples
+    first = (samples - 1) % size + 1
     microbatch = batch if whole else [_samples(x, 0, first) for x in batch]
     sums, state, heads, last = body(initial_state(), microbatch, _share(first, samples))
     if whole:
         return sums, state, heads, last
-    size_of_each = tf.minimum(size, samples)  # to Keras the size of each is as unknown as the first
+    # Of a batch of unknown size, the size of each is to be as unknown as that of the first.
+    size_of_each = size if isinstance(samples, int) else tf.minimum(size, samples)
 
     def step(i, sums, state, pieces, last):
         microbatch = [_samples(x, first + i * size, size_of_each) for x in batch]
