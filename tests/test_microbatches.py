@@ -66,6 +66,23 @@ def test_any_size_under_any_compilation(size, options):
     assert history == {name: pytest.approx(values, rel=1e-5) for name, values in logs.items()}
 
 
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum"])
+def test_together_with_accumulate(reduction):
+    """Windows of 3 batches of 16, each computed 5 samples at a time."""
+    models = []
+    for model_class, optimizer, batch_size, options in (
+        (keras.Model, lambda sgd: sgd, 48, {}),
+        (kc.Model, lambda sgd: kc.optimizers.Accumulate(sgd, 3), 16, {"microbatch_size": 5}),
+    ):
+        model = net(model_class)
+        sgd = keras.optimizers.SGD(0.001, momentum=0.9)
+        loss = keras.losses.MeanSquaredError(reduction=reduction)
+        model.compile(optimizer(sgd), loss=loss, **options)
+        fit(model, batch_size)
+        models.append(model)
+    assert_same_weights(models[1], models[0])
+
+
 def test_injected_and_changed_between_fits():
     expected, _ = large_batch()
     fit(expected)

@@ -163,11 +163,10 @@ def _is_slow_in_a_loop(jaxpr):
 
 
 def _unrolled(step, carry, chunks):
-    """`jax.lax.scan` without a loop; a barrier keeps one micro-batch in memory at a time."""
+    """`jax.lax.scan` without a loop. XLA on the CPU may hold several micro-batches in memory."""
     outputs = []
     for i in range(chunks[0].shape[0]):
-        microbatch, carry = jax.lax.optimization_barrier(([x[i] for x in chunks], carry))
-        carry, output = step(carry, microbatch)
+        carry, output = step(carry, [x[i] for x in chunks])
         outputs.append(output)
     return carry, jax.tree.map(lambda *values: jnp.stack(values), *outputs)
 

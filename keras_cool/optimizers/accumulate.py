@@ -202,9 +202,12 @@ class Accumulate(OptimizerWrapper):
 
     @contextlib.contextmanager
     def weighing(self, weight, added_up=False):
-        """Within it the gradients that `apply` is given count by `weight`, a positive scalar.
+        """Within it the gradients that `apply` is given count by `weight`.
 
-        With `added_up=True` they are added up with these weights, and not divided by their sum.
+        Args:
+            weight: Scalar, a positive number or a tensor.
+            added_up: Boolean. If `True` the gradients of the window are added up with their
+                weights, and not divided by the sum of these. Defaults to `False`.
         """
         outer = self._weight, self._added_up
         self._weight, self._added_up = weight, added_up

@@ -59,8 +59,10 @@ class MicrobatchEvaluation(Evaluation):
         missing = [True] * len(self.variables)
 
         def body(state, microbatch, share):
-            window_share = 1.0 if self._window_share is None else self._window_share
-            losses = WholeBatchLosses(share * window_share, totals)
+            of_window = share
+            if self._window_share is not None:
+                of_window = self._window_share * ops.cast(share, self._window_share.dtype)
+            losses = WholeBatchLosses(of_window, totals)
             first = not result
             with OverlayScope(zip(assigned, state, strict=True)) as scope:
                 loss, aux, logs, gradients = self._part(
