@@ -31,11 +31,12 @@ def test_no_backend_but_the_one_in_use_is_imported():
     assert out == "[]"
 
 
-def test_import_adds_under_50_ms_to_import_keras():
-    """The least of three: what the import costs, not what the machine does besides."""
+def test_import_adds_little_to_import_keras():
+    """Less than a twentieth of what Keras itself takes, the least of three; 30 ms on an idle
+    machine. Both are measured in one process, so that a busy one slows them alike."""
     code = (
-        "import time, keras; start = time.perf_counter(); import keras_cool; "
-        "print(time.perf_counter() - start)"
+        "import time; start = time.perf_counter(); import keras; between = time.perf_counter(); "
+        "import keras_cool; print((time.perf_counter() - between) / (between - start))"
     )
     assert min(float(run(code)[1]) for _ in range(3)) < 0.05
 
