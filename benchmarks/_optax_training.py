@@ -84,20 +84,22 @@ def train(row, optimizer, batch_size):
 
 
 def run(model, optimizer, data, batch_size):
-    def loss_function(trainable, other, x, y, sample_weight):
+    def loss_function(trainable, other, metrics, unused, x, y, sample_weight):
         loss, (_, _, other, _) = model.compute_loss_and_updates(
             trainable, other, metrics, x, y, sample_weight, True, unused
         )
         return loss, other
 
     @jax.jit
-    def step(trainable, other, state, x, y, sample_weight):
+    def step(trainable, other, state, metrics, unused, x, y, sample_weight):
         gradients, other = jax.grad(loss_function, has_aux=True)(
-            trainable, other, x, y, sample_weight
+            trainable, other, metrics, unused, x, y, sample_weight
         )
         updates, state = optimizer.update(gradients, state, trainable)
         return optax.apply_updates(trainable, updates), other, state
 
+    first = jax.tree.map(lambda a: a[:batch_size], (data["x"], data["y"]))
+    model.test_on_batch(*first)  # makes the metrics of the losses, which a trace cannot
     unused = [v.value for v in model.optimizer.variables]
     metrics = [v.value for v in model.metrics_variables]
     trainable = [v.value for v in model.trainable_variables]
@@ -109,7 +111,7 @@ def run(model, optimizer, data, batch_size):
     for _ in range(table.EPOCHS):
         for i in range(0, len(x), batch_size):
             batch = jax.tree.map(lambda a, i=i: a[i : i + batch_size], (x, y, sample_weight))
-            trainable, other, state = step(trainable, other, state, *batch)
+            trainable, other, state = step(trainable, other, state, metrics, unused, *batch)
     values = {id(v): value for v, value in zip(model.trainable_variables, trainable, strict=True)}
     values |= {id(v): value for v, value in zip(model.non_trainable_variables, other, strict=True)}
     return np.concatenate(
