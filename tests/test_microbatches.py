@@ -462,3 +462,19 @@ def test_sparse_inputs_are_refused():
     data = tf.data.Dataset.from_tensor_slices((tf.sparse.from_dense(X), Y)).batch(48)
     with pytest.raises(ValueError, match="dense tensors"):
         model.fit(data, verbose=0)
+
+
+@pytest.mark.parametrize("size", [5, 16])
+def test_convolutions(size):
+    """On JAX without an accelerator their micro-batches are not computed in a loop."""
+    x = RNG.normal(size=(48, 8, 8, 2)).astype("float32")
+    models = []
+    for model_class, options in ((keras.Model, {}), (kc.Model, {"microbatch_size": size})):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((8, 8, 2))
+        h = keras.layers.MaxPooling2D()(keras.layers.Conv2D(4, 3, activation="relu")(inputs))
+        model = model_class(inputs, keras.layers.Dense(1)(keras.layers.Flatten()(h)))
+        model.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss="mse", **options)
+        model.fit(x, Y[:48], batch_size=48, epochs=3, shuffle=False, verbose=0)
+        models.append(model)
+    assert_same_weights(models[1], models[0])
