@@ -1,5 +1,6 @@
 """`MultiGradientMixin`: training steps with several gradients, written once for all backends."""
 
+import inspect
 import warnings
 
 import keras
@@ -200,26 +201,21 @@ class MultiGradientMixin(Compilation, BackendStep):
         else:
             update(gradients)
 
-    def fit(
-        self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
-        verbose="auto",
-        callbacks=None,
-        *args,
-        **kwargs,
-    ):
+    def fit(self, *args, **kwargs):
         """Trains the model: `keras.Model.fit`.
 
         Under `keras_cool.optimizers.Accumulate` it has `keras_cool.callbacks.FinishWindow` run
         before the callbacks that are given.
         """
-        accumulate = accumulating_optimizer(getattr(self, "optimizer", None))
-        if accumulate is not None:
-            callbacks = with_finish_window(callbacks)
-        return super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
+        if accumulating_optimizer(getattr(self, "optimizer", None)) is not None:
+            args = list(args)  # a `fit` of one's own may order its arguments in another way
+            names = list(inspect.signature(super().fit).parameters)
+            place = names.index("callbacks") if "callbacks" in names else len(args)
+            if place < len(args):
+                args[place] = with_finish_window(args[place])
+            else:
+                kwargs["callbacks"] = with_finish_window(kwargs.get("callbacks"))
+        return super().fit(*args, **kwargs)
 
     def takes_plain_step(self):
         """Whether Keras' own `train_step` does all that is asked of this model."""
