@@ -208,11 +208,11 @@ class MultiGradientMixin(Compilation, BackendStep):
         before the callbacks that are given.
         """
         if accumulating_optimizer(getattr(self, "optimizer", None)) is not None:
-            args = list(args)  # a `fit` of one's own may order its arguments in another way
+            # A `fit` of one's own may order its arguments in another way than Keras'.
             names = list(inspect.signature(super().fit).parameters)
             place = names.index("callbacks") if "callbacks" in names else len(args)
             if place < len(args):
-                args[place] = with_finish_window(args[place])
+                args = (*args[:place], with_finish_window(args[place]), *args[place + 1 :])
             else:
                 kwargs["callbacks"] = with_finish_window(kwargs.get("callbacks"))
         return super().fit(*args, **kwargs)
