@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -352,6 +353,59 @@ def test_callbacks_see_what_they_would_see_with_the_large_batch(name, tmp_path):
             assert logs[key] == pytest.approx(values, rel=1e-4), key
         if columns is not None:
             np.testing.assert_allclose(columns, expected_columns, rtol=1e-4)
+
+
+WAYS = {
+    "large": (lambda: "adam", 32, {}),
+    "accumulate": (lambda: accumulate(4), 8, {}),
+    "microbatch_size": (lambda: "adam", 32, {"microbatch_size": 8}),
+}
+
+
+def test_the_progress_bar_shows_what_it_would_show_with_the_large_batch(capsys):
+    """The means of the epochs; under `Accumulate` it counts the small batches."""
+    shown = {}
+    for way, (optimizer, batch_size, options) in WAYS.items():
+        model = compiled(kc.Model, optimizer(), metrics=["mae"], **options)
+        model.fit(X[:96], Y[:96], batch_size=batch_size, epochs=2, shuffle=False, verbose=2)
+        lines = [line for line in capsys.readouterr().out.splitlines() if "loss:" in line]
+        steps = {line.split(" ")[0] for line in lines}
+        assert steps == {"12/12" if way == "accumulate" else "3/3"}
+        shown[way] = re.findall(r"(loss|mae): ([\d.e+-]+)", " ".join(lines))
+    assert len(shown["large"]) == 4
+    for way in ("accumulate", "microbatch_size"):
+        assert [name for name, _ in shown[way]] == [name for name, _ in shown["large"]]
+        values, expected = ([float(v) for _, v in shown[w]] for w in (way, "large"))
+        np.testing.assert_allclose(values, expected, atol=1.01e-4)  # the last digit shown
+
+
+@pytest.mark.backend("tensorflow")
+def test_tensorboard_records_what_it_would_record_with_the_large_batch(tmp_path):
+    """Keras' callback writes through TensorFlow, which the other sessions do not have."""
+    import tensorflow as tf
+
+    def scalars(folder):
+        values = {}
+        for path in sorted(folder.rglob("events*")):
+            for event in tf.compat.v1.train.summary_iterator(str(path)):
+                for value in event.summary.value:
+                    if value.tag.startswith("epoch_"):
+                        number = float(tf.make_ndarray(value.tensor))
+                        values[path.parent.name, value.tag, event.step] = number
+        return values
+
+    recorded = {}
+    for way, (optimizer, batch_size, options) in WAYS.items():
+        model = compiled(kc.Model, optimizer(), metrics=["mae"], **options)
+        board = keras.callbacks.TensorBoard(str(tmp_path / way), write_graph=False)
+        data = (X[96:], Y[96:])
+        fit(model, batch_size, 2, X[:96], Y[:96], [board], validation_data=data)
+        recorded[way] = scalars(tmp_path / way)
+    expected = recorded["large"]
+    assert {"epoch_loss", "epoch_mae", "epoch_learning_rate"} <= {tag for _, tag, _ in expected}
+    for way in ("accumulate", "microbatch_size"):
+        for key, value in expected.items():
+            assert recorded[way][key] == pytest.approx(value, rel=1e-4), (way, key)
 
 
 def test_saved_and_loaded_in_the_middle_of_a_window(model_class, tmp_path):

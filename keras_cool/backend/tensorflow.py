@@ -39,7 +39,7 @@ def _then(update, *values):
 def all_finite(tensors):
     """Whether every entry of every tensor is finite, as a scalar boolean tensor."""
     # One pass over the memory, where a look at each entry takes two.
-    total = tf.add_n([tf.cast(tf.reduce_sum(t), "float32") for t in tensors])
+    total = tf.reduce_sum([tf.cast(tf.reduce_sum(t), "float32") for t in tensors])
 
     def look_at_each():  # something is not finite, or the sum of finite entries has overflowed
         return tf.reduce_all([tf.reduce_all(tf.math.is_finite(t)) for t in tensors])

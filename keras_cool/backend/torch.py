@@ -51,7 +51,7 @@ def apply_if(condition, update, *values):
 
 def all_finite(tensors):
     """Whether every entry of every tensor is finite, as a scalar boolean tensor."""
-    total = torch.stack([t.sum().float() for t in tensors]).sum()
+    total = sum((t.sum().float() for t in tensors), torch.zeros(()))
     if torch.isfinite(total):  # one pass over the memory, where a look at each entry takes four
         return torch.isfinite(total)
     # Something is not finite, or the sum of finite entries has overflowed.

@@ -1,14 +1,17 @@
 """`Accumulate`: the soft batch in the optimizer, for batches that are never seen at once."""
 
 import contextlib
-from numbers import Integral
 
 import keras
 from keras import ops
 
 from keras_cool import backend
 from keras_cool.keras_private import trainable_variables_of, variable_layout
-from keras_cool.optimizers.inner_optimizer import interpret
+from keras_cool.optimizers.accumulation_settings import (
+    check_option,
+    checked_inner,
+    checked_steps,
+)
 from keras_cool.optimizers.optimizer_wrapper import OptimizerWrapper
 
 NON_FINITE = ("skip_update", "skip_batch")
@@ -83,9 +86,9 @@ class Accumulate(OptimizerWrapper):
         accumulator_dtype="float32",
         name=None,
     ):
-        super().__init__(_checked_inner(optimizer), name)
-        _check_option("non_finite", non_finite, NON_FINITE)
-        _check_option("last_window", last_window, LAST_WINDOW)
+        super().__init__(checked_inner(optimizer), name)
+        check_option("non_finite", non_finite, NON_FINITE)
+        check_option("last_window", last_window, LAST_WINDOW)
         self.non_finite = non_finite
         self.last_window = last_window
         self.accumulator_dtype = keras.backend.standardize_dtype(accumulator_dtype)
@@ -97,7 +100,7 @@ class Accumulate(OptimizerWrapper):
         self._schedule = steps if callable(steps) else None
         self._steps = self._counter("steps")
         if self._schedule is None:
-            self._steps.assign(_checked_steps(steps))
+            self._steps.assign(checked_steps(steps))
         self.batches = self._counter("batches")
         self._window_weight = self.add_variable(
             shape=(),
@@ -128,7 +131,7 @@ class Accumulate(OptimizerWrapper):
                 f"{'is a function' if self._schedule else 'would become a function'}: make a new "
                 "Accumulate with it, and compile the model with that."
             )
-        self._steps.assign(_checked_steps(steps))
+        self._steps.assign(checked_steps(steps))
 
     def build(self, variables):
         """Makes the accumulators, and the variables of the inner optimizer."""
@@ -218,7 +221,7 @@ class Accumulate(OptimizerWrapper):
 
     def share(self):
         """A batch's share of the batches of a window, a scalar tensor."""
-        return 1.0 / ops.cast(self._present_steps(), "float32")
+        return 1.0 / ops.cast(self._present_steps(), self._window_weight.dtype)
 
     def step_logs(self):
         """What a step adds to the logs: a dictionary of names and scalar tensors."""
@@ -286,47 +289,3 @@ class Accumulate(OptimizerWrapper):
         accumulator = self._accumulators[id(variable)].value
         mean = accumulator * ops.cast(factor, accumulator.dtype)
         return ops.cast(mean, variable.dtype)
-
-
-def _checked_inner(optimizer):
-    if hasattr(optimizer, "estimate_gradient"):
-        name = type(optimizer).__name__
-        raise ValueError(
-            f"Accumulate was given {name}, which needs the gradient of the whole batch at several "
-            "points; the batches of a window are gone by the time the second point is known. "
-            f"Let the model take the batch apart: model.compile({name}(...), microbatch_size=16), "
-            "with the large batch in `fit`."
-        )
-    if isinstance(optimizer, Accumulate):
-        raise ValueError(
-            "Accumulate was given Accumulate. Give it an ordinary optimizer, and the product of "
-            "both numbers as `steps`."
-        )
-    inner = interpret(optimizer, "Accumulate")
-    if inner.gradient_accumulation_steps:
-        raise ValueError(
-            f"The optimizer {inner.name!r} accumulates itself, with gradient_accumulation_steps="
-            f"{inner.gradient_accumulation_steps}. Make it without that argument: "
-            f"Accumulate({inner.name!r}, {inner.gradient_accumulation_steps})."
-        )
-    return inner
-
-
-def _checked_steps(steps):
-    if isinstance(steps, bool) or not isinstance(steps, Integral):
-        raise TypeError(
-            "`steps` is the number of batches that make up an update: a positive integer, or a "
-            f"function of the number of updates. It was given {steps!r} of type "
-            f"{type(steps).__name__}. For example: Accumulate('adam', steps=4)."
-        )
-    if steps < 1:
-        raise ValueError(
-            "`steps` is the number of batches that make up an update, at least 1. It was given "
-            f"{steps}. For example: Accumulate('adam', steps=4)."
-        )
-    return int(steps)
-
-
-def _check_option(name, value, options):
-    if value not in options:
-        raise ValueError(f"`{name}` is one of {', '.join(map(repr, options))}. Given: {value!r}.")

@@ -1,6 +1,5 @@
 """How Keras' losses on a part of a batch are normalised, so that the parts make up the whole."""
 
-import keras
 from keras import ops
 
 from keras_cool.keras_private import ReducingLosses, apply_mask
@@ -48,19 +47,19 @@ class WholeBatchLosses:
         return 0 < self.sums == self.reductions
 
     def _reduce(self, keras_reduction, values, sample_weight, mask, reduction, dtype):
-        if mask is not None and sample_weight is not None:
-            sample_weight = ops.copy(sample_weight)  # Keras multiplies the mask into it, in place
-        normaliser = _normaliser(sample_weight, mask, reduction)
-        loss = keras_reduction(values, sample_weight, mask, reduction, dtype)
+        masked = mask is not None and sample_weight is not None
+        # Keras multiplies the mask into the weights, on PyTorch in place.
+        weights = ops.copy(sample_weight) if masked else sample_weight
+        loss = keras_reduction(values, weights, mask, reduction, dtype)
         if reduction in (None, "none") or len(ops.shape(values)) == 0:
             return loss
         self.reductions += 1
         if reduction == "sum":
             self.sums += 1
             return loss / ops.cast(self._share, loss.dtype)
+        normaliser = _normaliser(sample_weight, mask, reduction, loss.dtype)
         if normaliser is None:
             return loss
-        normaliser = ops.cast(normaliser, loss.dtype)
         self.normalisers.append(normaliser)
         if self._totals is None:
             return loss
@@ -70,9 +69,8 @@ class WholeBatchLosses:
         return loss * ops.divide_no_nan(normaliser, total * ops.cast(self._share, loss.dtype))
 
 
-def _normaliser(sample_weight, mask, reduction):
+def _normaliser(sample_weight, mask, reduction, dtype):
     """What the loss is divided by, up to a constant; `None` where that is the number of samples."""
-    dtype = keras.config.floatx()
     mask = None if mask is None else ops.cast(mask, dtype)
     if reduction != "mean_with_sample_weight" or sample_weight is None:
         return None if mask is None else ops.sum(mask)
