@@ -10,6 +10,7 @@ from keras.src.losses.loss import apply_mask
 from keras.src.losses.loss import unscale_loss_for_distribution as unscaled_for_replicas
 from keras.src.models.functional import Functional
 from keras.src.models.model import functional_init_arguments
+from keras.src.saving.keras_saveable import KerasSaveable
 
 # Keras' own trainer of the backend in use: the class right below `keras.Model` that has `fit`.
 Trainer = next(base for base in keras.Model.__bases__ if "fit" in vars(base))
@@ -184,6 +185,7 @@ def set_compiled_optimizer(model, optimizer):
 
 __all__ = [
     "Functional",
+    "KerasSaveable",
     "OverlayScope",
     "ReducingLosses",
     "Trainer",

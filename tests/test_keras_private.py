@@ -231,3 +231,23 @@ def slot(read, optimizer, variable):
     value = read(optimizer, variable)
     values = value if isinstance(value, tuple) else (value,)
     return np.stack([keras.ops.convert_to_numpy(v).copy() for v in values])
+
+
+def test_keras_saveables_on_a_model_are_saved_with_its_weights(model, tmp_path):
+    class Count(keras_private.KerasSaveable):
+        value = 3.0
+
+        def _obj_type(self):
+            return "Loss"
+
+        def save_own_variables(self, store):
+            store["value"] = np.array(self.value)
+
+        def load_own_variables(self, store):
+            self.value = float(np.array(store["value"]))
+
+    model.count = Count()
+    model.save_weights(tmp_path / "model.weights.h5")
+    model.count.value = 4.0
+    model.load_weights(tmp_path / "model.weights.h5")
+    assert model.count.value == 3
