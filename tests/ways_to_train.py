@@ -1,4 +1,4 @@
-"""The ways in which a callback has to do the same: compiled and eager, with the mixin and without."""
+"""The ways in which a callback does the same: compiled and eager, with the mixin and without."""
 
 import keras
 
