@@ -29,6 +29,8 @@ class OverlayScope(keras.StatelessScope):
         self._assigned = {}
 
     def get_current_value(self, variable):
+        if NotedReads.of:
+            NotedReads.note(variable)
         value = super().get_current_value(variable)
         if value is None and self.original_scope is not None:
             return self.original_scope.get_current_value(variable)
@@ -45,6 +47,34 @@ class OverlayScope(keras.StatelessScope):
         return [
             (v, super(OverlayScope, self).get_current_value(v)) for v in self._assigned.values()
         ]
+
+
+class NotedReads:
+    """A context that notes in `noted` whether an `OverlayScope` is asked for a variable.
+
+    Args:
+        variable: The `keras.Variable`.
+    """
+
+    of: dict = {}  # noqa: RUF012  # the open contexts of each variable, by its id
+
+    def __init__(self, variable):
+        self.noted = False
+        self._key = id(variable)
+
+    def __enter__(self):
+        self.of.setdefault(self._key, []).append(self)
+
+    def __exit__(self, *exception):
+        self.of[self._key].remove(self)
+        if not self.of[self._key]:
+            del self.of[self._key]
+
+    @classmethod
+    def note(cls, variable):
+        """Notes a read of `variable`."""
+        for context in cls.of.get(id(variable), ()):
+            context.noted = True
 
 
 class ReducingLosses:
@@ -186,6 +216,7 @@ def set_compiled_optimizer(model, optimizer):
 __all__ = [
     "Functional",
     "KerasSaveable",
+    "NotedReads",
     "OverlayScope",
     "ReducingLosses",
     "Trainer",

@@ -219,3 +219,8 @@ def gradients_of_all_replicas(gradients):
 def on_all_replicas(variable, function):
     """Runs `function()`, outside of a step, wherever `variable` has a copy."""
     function()
+
+
+def number_in_step(variable):
+    """What stands in a step for an attribute whose number `variable` holds: the variable."""
+    return variable

@@ -126,3 +126,11 @@ def on_all_replicas(variable, function):
     """Runs `function()`, outside of a step, wherever `variable` has a copy."""
     with torch.no_grad():
         function()
+
+
+def number_in_step(variable):
+    """What stands in a step for an attribute whose number `variable` holds: the number itself.
+
+    Nothing is compiled in, and some functions of PyTorch take nothing else.
+    """
+    return float(variable.value)

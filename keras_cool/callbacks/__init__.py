@@ -1,5 +1,6 @@
 """Callbacks that do the same on every backend."""
 
 from keras_cool.callbacks.finish_window import FinishWindow
+from keras_cool.callbacks.schedule import Schedule
 
-__all__ = ["FinishWindow"]
+__all__ = ["FinishWindow", "Schedule"]

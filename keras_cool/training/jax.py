@@ -10,8 +10,9 @@ class BackendStep:
 
     @property
     def non_trainable_variables(self):
-        """The model's, the variables of each further optimizer that it holds (as a GAN does), and
-        the count of its soft batches: what a compiled step changes has to be part of its state."""
+        """The model's, the variables of each further optimizer that it holds (as a GAN does), the
+        count of its soft batches, and those of the callbacks that act inside the step: what a
+        compiled step changes has to be part of its state."""
         own = getattr(self, "optimizer", None)
         further = [
             value
@@ -20,7 +21,8 @@ class BackendStep:
         ]
         if self._microbatches is not None:
             further.append(self._microbatches)
-        return [*super().non_trainable_variables, *(v for o in further for v in o.variables)]
+        variables = [*super().non_trainable_variables, *(v for o in further for v in o.variables)]
+        return [*variables, *(v for c in self.step_callbacks for v in c.step_variables)]
 
     def make_train_function(self, force=False):
         """Makes the training function, one that gives the model its state back when it fails.
@@ -58,6 +60,10 @@ class BackendStep:
             self.optimizer.variables,
             self.metrics_variables,
         )
+
+    def reading_state_of_test(self, state, data):
+        """The context in which variables have their values in `test_step(state, data)`."""
+        return OverlayScope(zip(self.non_trainable_variables, state[1], strict=True))
 
     def train_step(self, state, data):
         if self.takes_plain_step():

@@ -1,5 +1,6 @@
 """`MultiGradientMixin`: training steps with several gradients, written once for all backends."""
 
+import contextlib
 import inspect
 import warnings
 
@@ -18,6 +19,7 @@ from keras_cool.keras_private import (
 from keras_cool.training.backend_step import BackendStep
 from keras_cool.training.compilation import Compilation
 from keras_cool.training.evaluation import Evaluation, rescale
+from keras_cool.training.extended_step import ExtendedStep
 from keras_cool.training.microbatch_evaluation import MicrobatchEvaluation
 from keras_cool.training.step import (
     accumulating_optimizer,
@@ -30,7 +32,7 @@ from keras_cool.training.step import (
 )
 
 
-class MultiGradientMixin(Compilation, BackendStep):
+class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
     """Gives a Keras model training steps that need more than one gradient.
 
     Put it before `keras.Model` (or `keras.Sequential`, or a class of your own) in the bases. Then
@@ -207,14 +209,17 @@ class MultiGradientMixin(Compilation, BackendStep):
         Under `keras_cool.optimizers.Accumulate` it has `keras_cool.callbacks.FinishWindow` run
         before the callbacks that are given.
         """
+        # A `fit` of one's own may order its arguments in another way than Keras'.
+        names = list(inspect.signature(super().fit).parameters)
+        place = names.index("callbacks") if "callbacks" in names else len(args)
+        callbacks = args[place] if place < len(args) else kwargs.get("callbacks")
+        self.keep_step_callbacks(callbacks or [])
         if accumulating_optimizer(getattr(self, "optimizer", None)) is not None:
-            # A `fit` of one's own may order its arguments in another way than Keras'.
-            names = list(inspect.signature(super().fit).parameters)
-            place = names.index("callbacks") if "callbacks" in names else len(args)
+            callbacks = with_finish_window(callbacks)
             if place < len(args):
-                args = (*args[:place], with_finish_window(args[place]), *args[place + 1 :])
+                args = (*args[:place], callbacks, *args[place + 1 :])
             else:
-                kwargs["callbacks"] = with_finish_window(kwargs.get("callbacks"))
+                kwargs["callbacks"] = callbacks
         return super().fit(*args, **kwargs)
 
     def takes_plain_step(self):
@@ -222,6 +227,7 @@ class MultiGradientMixin(Compilation, BackendStep):
         overridden = type(self).multi_gradient_step is not MultiGradientMixin.multi_gradient_step
         return (
             not overridden
+            and not self.step_callbacks
             and self._microbatches is None
             and multi_gradient_method(self.optimizer) is None
             and accumulating_optimizer(self.optimizer) is None
@@ -246,11 +252,11 @@ class MultiGradientMixin(Compilation, BackendStep):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self._loss_is_tracked = False
         accumulate = accumulating_optimizer(self.optimizer)
-        if accumulate is None:
+        weighing = contextlib.nullcontext()
+        if accumulate is not None:
+            weighing = accumulate.weighing(batch_size(x))
+        with self._extended(), weighing:
             logs = self.multi_gradient_step(x, y, sample_weight)
-        else:
-            with accumulate.weighing(batch_size(x)):
-                logs = self.multi_gradient_step(x, y, sample_weight)
         if "loss" in logs and not self._loss_is_tracked:
             self._track_loss(logs["loss"], x)
             logs = {**logs, "loss": loss_tracker(self).result()}

@@ -1,14 +1,23 @@
 """TensorFlow: variables exist before the step is traced."""
 
+import contextlib
+
 from keras_cool.keras_private import distribution_strategy, symbolic_build
 
 
 class BackendStep:
     """Runs the common step as `train_step`."""
 
+    def reading_state_of_test(self, *args):
+        """The context in which variables have their values in `test_step(*args)`: any."""
+        return contextlib.nullcontext()
+
     def train_step(self, data):
         if self.takes_plain_step():
             return super().train_step(data)
+        if distribution_strategy(self) is None:
+            # Of a model that a callback has given the mixin since Keras looked whether to build it.
+            symbolic_build(self, data_batch=data)
         return self.run_step(data)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):

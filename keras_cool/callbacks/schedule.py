@@ -1,0 +1,172 @@
+"""`Schedule`: changes a number of the model, its loss or its optimizer while training."""
+
+import math
+from numbers import Real
+
+import keras
+import numpy as np
+from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
+
+from keras_cool.callbacks.breakpoints import checked_table, value_at
+from keras_cool.callbacks.schedule_target import interpret
+from keras_cool.callbacks.step_callback import StepCallback
+
+BY = ("epoch", "step")
+
+
+class Schedule(StepCallback):
+    r"""Changes a number while training: a variable, or an attribute such as a dropout rate.
+
+    The number takes effect in the compiled step, on JAX too, where a variable that a loss merely
+    closes over is a constant of the program: it becomes a part of the state of the step. Nothing is
+    compiled again when it changes, and nothing is added to what a step costs. The present value is
+    in the logs of each epoch.
+
+    An attribute is a variable inside the step, and a Python number outside of it, so that the model
+    is saved with the number it has. It may be any that the step computes with: `momentum`,
+    `weight_decay`, `rho` or `learning_rate` of an optimizer, `rate` of a layer, `l2` of a
+    regulariser, a number of a loss of your own.
+
+    The model is given `keras_cool.MultiGradientMixin` if it has not got it, as by
+    `keras_cool.inject`.
+
+    Example:
+
+    >>> import keras
+    >>> import keras_cool as kc
+    >>> penalty = keras.Variable(0.1, trainable=False)
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile(
+    ...     "sgd", loss=lambda y, p: (p - y) ** 2 + penalty * keras.ops.abs(p)
+    ... )
+    >>> schedule = kc.callbacks.Schedule(penalty, {0: 0.1, 2: 0.01}, name="penalty")
+    >>> x, y = keras.ops.ones((8, 2)), keras.ops.ones((8, 1))
+    >>> history = model.fit(x, y, epochs=3, callbacks=[schedule], verbose=0)
+    >>> [round(value, 3) for value in history.history["penalty"]]
+    [0.1, 0.1, 0.01]
+
+    Args:
+        target: What changes: a scalar `keras.Variable` that is not trained; or a pair of an object
+            and the name of its attribute, as `(model.optimizer, "momentum")` or
+            `(layer, "rate")`, whose value is a number.
+        schedule: A function of the epoch (`by="epoch"`: any Python function) or of the number of
+            updates so far (`by="step"`: a scalar float tensor, for a function written with
+            `keras.ops`, which is compiled into the step), both from 0 on; a
+            `keras.optimizers.schedules.LearningRateSchedule`; or a dictionary of breakpoints,
+            `{0: 0.1, 100: 0.01}`: from epoch or update 100 on it is 0.01, and before the first
+            breakpoint the value that it had.
+        by: `"epoch"` or `"step"`. Steps are counted by the optimizer's `iterations`, which a
+            checkpoint holds. Defaults to `"epoch"`.
+        name: String or `None`. The name in the logs. Defaults to the name of the attribute or of
+            the variable.
+
+    Raises:
+        TypeError: If `target` or `schedule` is none of these, the schedule gives no number, or the
+            attribute is used where a compiled step cannot see it change.
+        ValueError: If the variable is trained or no scalar, the object has no such number, the
+            value is not finite, a breakpoint is negative, the optimizer has a learning-rate
+            schedule of its own, or the step never reads the target (which for an attribute is not
+            noticed on PyTorch).
+    """
+
+    def __init__(self, target, schedule, by="epoch", name=None):
+        super().__init__()
+        if by not in BY:
+            raise ValueError(f'`by` of Schedule is "epoch" or "step". It was given {by!r}.')
+        if not isinstance(schedule, dict) and not callable(schedule):
+            raise TypeError(
+                "`schedule` of Schedule is a function of the epoch or of the step, a "
+                "LearningRateSchedule, or a dictionary of breakpoints such as {0: 0.1, 100: 0.01}. "
+                f"It was given {schedule!r} of type {type(schedule).__name__}."
+            )
+        self._target = interpret(target)
+        self._table = checked_table(schedule) if isinstance(schedule, dict) else None
+        self._schedule = schedule
+        self._by = by
+        self._name = name or self._target.name
+        self._first = 0.0
+        self._checked = False
+        self._own_variables: list = []
+
+    @property
+    def value(self):
+        """The present value, a float."""
+        return self._target.value
+
+    @property
+    def step_variables(self):
+        return self._own_variables
+
+    def set_model(self, model):
+        self._first = self._target.value
+        optimizer = model.optimizer
+        known = [*model.variables, *model.metrics_variables, *(optimizer and optimizer.variables)]
+        variable = self._target.variable
+        self._own_variables = [] if any(v is variable for v in known) else [variable]
+        self._checked = False
+        self._target.value = self._first  # of the type that every later one has
+        super().set_model(model)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._by == "epoch":
+            self._target.value = self._number_at(epoch)
+
+    def begin_step(self):
+        if self._by == "step":
+            self._target.variable.assign(self._at(self._model.optimizer.iterations.value))
+
+    def during_step(self):
+        return self._target.in_step()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch and not self._checked:
+            self._check_read()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._check_read()
+        self._target.keep_value()
+        if not math.isfinite(self._target.value):
+            self._refuse(self._target.value, f"in epoch {epoch}")
+        if logs is not None:
+            logs[self._name] = self._target.value
+
+    def _at(self, count):
+        if self._table is not None:
+            return value_at(self._table, count, self._first)
+        if self._by == "step" and not isinstance(self._schedule, LearningRateSchedule):
+            count = ops.cast(count, keras.config.floatx())  # so that 0.1 * step is a number
+        return self._schedule(count)
+
+    def _number_at(self, epoch):
+        try:
+            value = self._at(epoch)
+        except Exception as error:
+            error.add_note(f"Raised by the schedule of Schedule({self._name}) for epoch {epoch}.")
+            raise
+        if ops.is_tensor(value):
+            value = ops.convert_to_numpy(value)
+        scalar = isinstance(value, (np.ndarray, np.generic)) and value.shape == ()
+        if isinstance(value, bool) or not (isinstance(value, Real) or scalar):
+            raise TypeError(
+                f"The schedule of Schedule({self._name}) has to give a number. It gave {value!r} "
+                f"of type {type(value).__name__} for epoch {epoch}."
+            )
+        value = float(value)
+        if not math.isfinite(value):
+            self._refuse(value, f"for epoch {epoch}")
+        return value
+
+    def _refuse(self, value, when):
+        raise ValueError(
+            f"The schedule of Schedule({self._name}) gave {value} {when}. It has to be finite."
+        )
+
+    def _check_read(self):
+        self._checked = True
+        if not self._target.is_read:
+            raise ValueError(
+                f"Schedule({self._name}) changes a number that the training step never reads, so "
+                "that it has no effect. Use it in the loss, in a layer or in the optimizer, in "
+                "the step itself: what was computed from it before is a constant."
+            )

@@ -1,0 +1,180 @@
+"""What a `Schedule` changes: a variable, or an attribute that is one inside the step."""
+
+import contextlib
+from numbers import Real
+
+import keras
+
+from keras_cool import backend
+from keras_cool.callbacks.scheduled_number import ScheduledNumber
+from keras_cool.keras_private import NotedReads, learning_rate_variable
+
+_USAGE = (
+    "Schedule takes a scalar keras.Variable, or a pair of an object and the name of its attribute: "
+    'Schedule((model.optimizer, "momentum"), {0: 0.9, 10: 0.99})'
+)
+
+
+def interpret(target):
+    """Gives the target that the first argument of `Schedule` means."""
+    if isinstance(target, keras.Variable):
+        return VariableTarget(target)
+    if isinstance(target, (tuple, list)) and len(target) == 2 and isinstance(target[1], str):
+        owner, name = target
+        if isinstance(owner, keras.optimizers.Optimizer):
+            if name == "learning_rate":
+                return VariableTarget(_learning_rate(owner), name)
+            owner = _that_has(owner, name)
+        return AttributeTarget(owner, name)
+    raise TypeError(f"{_USAGE}. It was given {target!r} of type {type(target).__name__}.")
+
+
+class VariableTarget:
+    """A variable of the user's, of a layer or of an optimizer.
+
+    Args:
+        variable: A scalar `keras.Variable`.
+        name: String or `None`, what it is called. Defaults to the variable's own name.
+    """
+
+    def __init__(self, variable, name=None):
+        if tuple(variable.shape) != ():
+            raise ValueError(
+                f"Schedule changes one number, and {variable.path} has shape "
+                f"{tuple(variable.shape)}. Give a scalar, and multiply with it."
+            )
+        if variable.trainable and name is None:
+            raise ValueError(
+                f"{variable.path} is trainable, so that the optimizer may change it too. Make it "
+                "with keras.Variable(..., trainable=False)."
+            )
+        self.name = name or variable.name
+        self.variable = variable
+        self._reads = NotedReads(variable)
+        self._is_an_optimizers = name is not None
+
+    @property
+    def value(self):
+        """The present value, a float."""
+        return float(keras.ops.convert_to_numpy(self.variable.value))
+
+    @value.setter
+    def value(self, value):
+        self.variable.assign(value)
+
+    def keep_value(self):
+        """Nothing to do: the variable has it."""
+
+    def in_step(self):
+        """The context in which a step reads the variable."""
+        return self._reads
+
+    @property
+    def is_read(self):
+        """Whether a step has read it; the learning rate is not looked at, an optimizer reads it."""
+        return self._is_an_optimizers or self._reads.noted
+
+
+class AttributeTarget:
+    """An attribute: a number outside of the step, a variable inside.
+
+    Args:
+        owner: Any object, a layer, an optimizer or a loss.
+        name: String, the name of an attribute of it.
+    """
+
+    def __init__(self, owner, name):
+        numbers = {key: value for key, value in vars(owner).items() if _is_number(value)}
+        kind = type(owner).__name__
+        if name not in numbers:
+            given = f"is {getattr(owner, name)!r}" if hasattr(owner, name) else "does not exist"
+            names = sorted(key for key in numbers if not key.startswith("_"))
+            raise ValueError(
+                f"Schedule changes a number, and the attribute {name!r} of {kind} {given}. Its "
+                f"numbers are {names}."
+            )
+        if name == "momentum" and not numbers[name]:
+            raise ValueError(
+                f"The momentum of {kind} is 0, for which it keeps no state. Make it with the first "
+                f"value: {kind}(momentum=0.9)."
+            )
+        self.name = name
+        self._owner, self._open = owner, 0
+        self._description = f"The attribute {name!r} of {kind}"
+        self.variable = ScheduledNumber(self._description, numbers[name])
+
+    @property
+    def value(self):
+        """The present value, a float."""
+        return float(vars(self._owner)[self.name])
+
+    @value.setter
+    def value(self, value):
+        self.variable.assign(value)
+        vars(self._owner)[self.name] = value
+
+    def keep_value(self):
+        """Gives the attribute the number that the last step had."""
+        vars(self._owner)[self.name] = float(keras.ops.convert_to_numpy(self.variable.value))
+
+    @contextlib.contextmanager
+    def in_step(self):
+        """The context in which the attribute is what a step has to compute with."""
+        # Replicas are threads, which may enter and leave in any order: the first and the last act.
+        if not self._open:
+            self._number = vars(self._owner)[self.name]
+        self._open += 1
+        self.variable.hold()
+        vars(self._owner)[self.name] = backend.number_in_step(self.variable)
+        try:
+            yield
+        except Exception as error:
+            error.add_note(
+                f"{self._description} is scheduled, and so a tensor in a compiled step, which "
+                "takes no functions of Python's such as math.sqrt. If that is the cause, make it a "
+                "keras.Variable and use keras.ops in the place where it is read."
+            )
+            raise
+        finally:
+            self._open -= 1
+            if not self._open:
+                self.variable.let_go()
+                vars(self._owner)[self.name] = self._number
+
+    @property
+    def is_read(self):
+        """Whether a step has read it; on PyTorch, where it is a plain number, none can tell."""
+        return self.variable.is_read
+
+
+def _is_number(value):
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _inner(optimizer):
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
+
+
+def _that_has(optimizer, name):
+    """The optimizer around or inside `optimizer` whose own number `name` is."""
+    while not _is_number(vars(optimizer).get(name)) and hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
+
+
+def _learning_rate(optimizer):
+    variable = learning_rate_variable(_inner(optimizer))
+    if variable is None:
+        raise ValueError(
+            "The optimizer has a learning-rate schedule of its own, which would not let another "
+            "one change the rate. Give it the schedule that you mean, for example "
+            "keras.optimizers.Adam(kc.callbacks.Warmup(schedule, steps=100)), or a number."
+        )
+    if optimizer.learning_rate is not variable:
+        raise ValueError(
+            f"{type(optimizer).__name__} controls its step size itself. Give it adaptive=False to "
+            "schedule it, or schedule another number."
+        )
+    return variable

@@ -1,0 +1,82 @@
+"""`StepCallback`: base of the callbacks that act inside the compiled training step."""
+
+import contextlib
+
+import keras
+
+
+class StepCallback(keras.callbacks.Callback):
+    """A callback that is also a part of the training step, compiled with it on every backend.
+
+    While it is attached, from `set_model` to the end of training, the step is the one of
+    `keras_cool.MultiGradientMixin`, which a model without it is given as by `keras_cool.inject`.
+    The step calls the methods below; all of them run in the graph, see and assign variables as the
+    step does, and cost nothing on the host.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._attached_to = None
+
+    @property
+    def step_variables(self):
+        """The variables that the step reads and assigns for this callback: part of its state."""
+        return []
+
+    def during_step(self):
+        """A context that is open during a step of training or of evaluation."""
+        return contextlib.nullcontext()
+
+    def begin_step(self):
+        """Acts at the beginning of a training step."""
+
+    def observe_gradients(self, gradients, variables):
+        """Sees the gradients that the optimizer is going to be given.
+
+        Args:
+            gradients: List of tensors, those of the whole batch, unscaled; or `None` where the loss
+                does not depend on a variable.
+            variables: List of the `keras.Variable`s.
+        """
+
+    def end_step(self):
+        """Acts at the end of a training step, after the update."""
+
+    def measure_part(self, gradients, share):
+        """Gives a scalar tensor of a micro-batch, which is added up over those of a batch.
+
+        Only called where `measures_parts` is true.
+
+        Args:
+            gradients: List of tensors or `None`, those of the micro-batch's loss times `share`.
+            share: The micro-batch's share of the samples of the batch, a number or scalar tensor.
+        """
+        raise NotImplementedError
+
+    measures_parts = False
+
+    def observe_parts(self, measured, parts, samples, gradients):
+        """Sees what `measure_part` added up over the micro-batches of a batch.
+
+        Args:
+            measured: Scalar tensor, the sum.
+            parts: Number of the micro-batches, a number or scalar tensor.
+            samples: Number of samples in the batch.
+            gradients: List of tensors, the gradients of the whole batch.
+        """
+
+    def set_model(self, model):
+        super().set_model(model)
+        from keras_cool.training.inject import inject  # the one look from here into that room
+
+        inject(model).attach_to_step(self)
+        self._attached_to = model
+
+    def on_train_end(self, logs=None):
+        self.detach()
+
+    def detach(self):
+        """Takes the callback out of the training step."""
+        if self._attached_to is not None:
+            self._attached_to.detach_from_step(self)
+            self._attached_to = None

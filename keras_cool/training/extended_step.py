@@ -1,0 +1,82 @@
+"""`ExtendedStep`: the part of the mixin that lets callbacks act inside the training step."""
+
+import contextlib
+
+import keras
+
+
+class Attached:
+    """The callbacks that take part in a model's step. Keras would track a plain list."""
+
+    def __init__(self):
+        self.callbacks = []
+        self.of_train_function = []  # those that the compiled functions were made with
+        self.of_test_function = []
+
+
+class ExtendedStep:
+    """Keeps the callbacks that act inside the step, and calls them at its stations."""
+
+    _attached: Attached | None = None
+
+    def attach_to_step(self, callback):
+        """Makes a `StepCallback` a part of the training step. It calls this itself."""
+        if self._attached is None:
+            self._attached = Attached()
+        if not any(c is callback for c in self._attached.callbacks):
+            self._attached.callbacks.append(callback)
+
+    def detach_from_step(self, callback):
+        """Ends what `attach_to_step` began."""
+        if self._attached is not None:
+            self._attached.callbacks[:] = [c for c in self.step_callbacks if c is not callback]
+
+    @property
+    def step_callbacks(self):
+        """The callbacks that take part in the step."""
+        return [] if self._attached is None else list(self._attached.callbacks)
+
+    def keep_step_callbacks(self, callbacks):
+        """Detaches all but those in `callbacks`: an interrupted `fit` may have left some behind."""
+        given = getattr(callbacks, "callbacks", callbacks)  # of a `CallbackList`
+        kept = {id(c) for c in keras.tree.flatten(given)}
+        for callback in self.step_callbacks:
+            if id(callback) not in kept:
+                self.detach_from_step(callback)
+
+    def make_train_function(self, force=False):
+        """Makes the training function, anew if other callbacks take part in the step."""
+        if self._attached is not None:
+            force = force or self._attached.of_train_function != self._attached.callbacks
+            self._attached.of_train_function = self.step_callbacks
+        super().make_train_function(force)
+
+    def make_test_function(self, force=False):
+        """Makes the function that evaluates, anew if other callbacks take part in the step."""
+        if self._attached is not None:
+            force = force or self._attached.of_test_function != self._attached.callbacks
+            self._attached.of_test_function = self.step_callbacks
+        super().make_test_function(force)
+
+    def test_step(self, *args):
+        with self.reading_state_of_test(*args):
+            during_step = self._during_step()
+        with during_step:
+            return super().test_step(*args)
+
+    @contextlib.contextmanager
+    def _extended(self):
+        """The context of a training step: it begins and ends with the callbacks' own parts."""
+        callbacks = self.step_callbacks
+        for callback in callbacks:
+            callback.begin_step()
+        with self._during_step():
+            yield
+        for callback in callbacks:
+            callback.end_step()
+
+    def _during_step(self):
+        stack = contextlib.ExitStack()
+        for callback in self.step_callbacks:
+            stack.enter_context(callback.during_step())
+        return stack

@@ -1,0 +1,337 @@
+"""`Schedule`: numbers that change while training, against Keras and NumPy, on every backend."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from ways_to_train import BACKEND, MODELS, WAYS
+
+import keras_cool as kc
+
+Schedule = kc.callbacks.Schedule
+X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
+Y = X.sum(axis=1, keepdims=True)
+
+
+def linear(cls=keras.Model, optimizer=None, loss="mse", **arguments):
+    """One layer without a bias, three steps an epoch of four samples."""
+    inputs = keras.Input((3,))
+    model = cls(inputs, keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")(inputs))
+    model.compile(optimizer or keras.optimizers.SGD(0.1), loss=loss, **arguments)
+    return model
+
+
+def fit(model, callback, epochs=4, **arguments):
+    arguments = {"shuffle": False, "verbose": 0, "batch_size": 4} | arguments
+    return model.fit(X, Y, epochs=epochs, callbacks=callback, **arguments).history
+
+
+def descent(numbers, penalty=True):
+    """Gradient descent in NumPy with one number a step: the penalty's weight, or the momentum."""
+    w, velocity = np.zeros((3, 1)), 0.0
+    for i, number in enumerate(numbers):
+        x, y = X[4 * (i % 3) :][:4], Y[4 * (i % 3) :][:4]
+        gradient = 2 * x.T @ (x @ w - y) / 4
+        if penalty:
+            gradient = gradient + 2 * number * x.T @ (x @ w) / 4
+        velocity = (0.0 if penalty else number * velocity) - 0.1 * gradient
+        w = w + velocity
+    return w
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("cls", MODELS)
+def test_a_variable_of_the_loss_by_epoch(cls, way):
+    """The essay's own use: a number of the loss that falls from 0.1 to 0.01 at a later epoch."""
+    lamb = keras.Variable(0.1, trainable=False, name="lamb")
+
+    def loss(y, prediction):
+        return ops.square(prediction - y) + lamb * ops.square(prediction)
+
+    model = linear(MODELS[cls], loss=loss, **WAYS[way])
+    logs = fit(model, [Schedule(lamb, lambda epoch: 0.1 if epoch < 2 else 0.01)])
+    np.testing.assert_allclose(logs["lamb"], [0.1, 0.1, 0.01, 0.01], rtol=1e-6)
+    expected = descent([0.1] * 6 + [0.01] * 6)
+    np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("cls", MODELS)
+def test_an_attribute_of_the_loss_by_step(cls, way):
+    class Penalised(keras.losses.Loss):
+        weight = None
+
+        def __init__(self):
+            super().__init__()
+            self.weight = 0.5
+
+        def call(self, y, prediction):
+            return ops.square(prediction - y) + self.weight * ops.square(prediction)
+
+    loss = Penalised()
+    model = linear(MODELS[cls], loss=loss, **WAYS[way])
+    logs = fit(model, [Schedule((loss, "weight"), lambda step: 0.1 + 0.01 * step, by="step")])
+    numbers = 0.1 + 0.01 * np.arange(12)
+    np.testing.assert_allclose(logs["weight"], numbers[2::3], rtol=1e-6)
+    np.testing.assert_allclose(model.get_weights()[0], descent(numbers), rtol=1e-5)
+    assert loss.weight == pytest.approx(numbers[-1])
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("cls", MODELS)
+def test_the_momentum_by_step_from_a_table(cls, way):
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    model = linear(MODELS[cls], optimizer, **WAYS[way])
+    schedule = Schedule((model.optimizer, "momentum"), {2: 0.5, 7: 0.0}, by="step")
+    logs = fit(model, [schedule])
+    np.testing.assert_allclose(logs["momentum"], [0.5, 0.5, 0.0, 0.0])
+    expected = descent([0.9] * 2 + [0.5] * 5 + [0.0] * 5, penalty=False)
+    np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-5)
+    assert optimizer.momentum == 0  # a number again, which is what is saved
+    keras.optimizers.serialize(optimizer)
+
+
+def test_a_learning_rate_by_step_as_the_schedule_itself():
+    cosine = keras.optimizers.schedules.CosineDecay(0.1, 12)
+    expected = linear(optimizer=keras.optimizers.SGD(cosine))
+    fit(expected, [])
+    model = linear()
+    logs = fit(model, [Schedule((model.optimizer, "learning_rate"), cosine, by="step")])
+    np.testing.assert_allclose(model.get_weights()[0], expected.get_weights()[0], rtol=1e-5)
+    assert logs["learning_rate"][-1] == pytest.approx(float(cosine(11)))
+
+
+def test_a_dropout_rate():
+    """At a rate of 0 all outputs pass; at 0.75 a quarter of them does, four times as large."""
+    layer = keras.layers.Dropout(0.5, seed=0)
+    inputs = keras.Input((1000,))
+    model = keras.Model(inputs, layer(inputs))
+
+    class Passed(keras.metrics.Mean):
+        def update_state(self, y, prediction, sample_weight=None):
+            super().update_state(ops.mean(ops.cast(prediction > 0, "float32")))
+
+    model.compile("sgd", loss="mse", metrics=[Passed(name="passed")])
+    ones = np.ones((8, 1000), "float32")
+    schedule = Schedule((layer, "rate"), {0: 0.0, 1: 0.75, 2: 0.25})
+    logs = model.fit(ones, ones, epochs=3, callbacks=[schedule], verbose=0).history
+    np.testing.assert_allclose(logs["passed"], [1, 0.25, 0.75], atol=0.03)
+    np.testing.assert_allclose(logs["loss"], [0, 3, 1 / 3], rtol=0.1)
+    assert layer.rate == 0.25
+
+
+def test_a_loss_weight_of_compile():
+    inputs = keras.Input((3,))
+    weight = keras.Variable(1.0, trainable=False, name="weight")
+    outputs = [keras.layers.Dense(1, use_bias=False)(inputs) for _ in range(2)]
+    model = keras.Model(inputs, outputs)
+    model.compile(keras.optimizers.SGD(0.0), loss=["mse", "mse"], loss_weights=[1.0, weight])
+    logs = model.fit(
+        X, [Y, Y], epochs=2, verbose=0, callbacks=[Schedule(weight, {0: 1.0, 1: 10.0})]
+    ).history
+    first, second = model.evaluate(X, [Y, Y], verbose=0)[1:]
+    np.testing.assert_allclose(logs["loss"], [first + second, first + 10 * second], rtol=1e-5)
+
+
+def test_validation_sees_the_number_of_the_epoch():
+    regulariser = keras.regularizers.L2(0.5)
+    inputs = keras.Input((3,))
+    layer = keras.layers.Dense(
+        1, use_bias=False, kernel_initializer="ones", kernel_regularizer=regulariser
+    )
+    model = keras.Model(inputs, layer(inputs))
+    model.compile(keras.optimizers.SGD(0.0), loss=lambda y, p: 0 * p)
+    regulariser.l2 = 0.5  # a number of Python's, where Keras has made it one of NumPy's
+    schedule = Schedule((regulariser, "l2"), {0: 1.0, 1: 2.0})
+    logs = model.fit(X, Y, epochs=2, verbose=0, validation_data=(X, Y), callbacks=[schedule])
+    np.testing.assert_allclose(logs.history["loss"], [3, 6], rtol=1e-6)
+    np.testing.assert_allclose(logs.history["val_loss"], [3, 6], rtol=1e-6)
+
+
+def optimizers():
+    return {
+        "heun": kc.optimizers.Heun(keras.optimizers.SGD(0.1, momentum=0.9)),
+        "accumulate": kc.optimizers.Accumulate(keras.optimizers.SGD(0.1, momentum=0.9), 3),
+    }
+
+
+@pytest.mark.parametrize("name", optimizers())
+def test_the_number_of_an_inner_optimizer(name):
+    """By step it counts updates, as `iterations` does; the wrapper is looked through."""
+    optimizer = optimizers()[name]
+    model = linear(kc.Model, optimizer)
+    logs = fit(model, [Schedule((optimizer, "momentum"), lambda t: 0.1 * t, by="step")])
+    updates = int(optimizer.iterations)
+    assert updates == (12 if name == "heun" else 4)
+    assert logs["momentum"][-1] == pytest.approx(0.1 * (updates - 1), rel=1e-5)
+
+
+@pytest.mark.backend("jax", "tensorflow")
+@pytest.mark.parametrize("by", ["epoch", "step"])
+def test_one_compilation(by):
+    compilations = []
+    lamb = keras.Variable(0.1, trainable=False)
+
+    def loss(y, prediction):
+        compilations.append(None)
+        return ops.square(prediction - y) * lamb
+
+    model = linear(loss=loss)
+    fit(model, [], epochs=1)  # which builds the loss
+    compilations.clear()
+    schedule = Schedule(lamb, lambda count: 0.1 + 0.01 * count, by=by)
+    fit(model, [schedule], epochs=5)
+    assert len(compilations) == 1
+    fit(model, [schedule], epochs=5)
+    assert len(compilations) == 1  # the same callback, the same program
+
+
+def test_resumed_training_goes_on_where_it_was(tmp_path):
+    def train(epochs, callbacks=()):
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        model = linear(optimizer=optimizer)
+        target = (optimizer, "momentum")
+        schedule = Schedule(target, lambda step: 0.9 - 0.05 * step, by="step")
+        logs = fit(model, [*callbacks, schedule], epochs)
+        return model.get_weights()[0], logs["momentum"]
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    expected, numbers = train(4)
+    with pytest.raises(KeyboardInterrupt):
+        train(4, [keras.callbacks.BackupAndRestore(tmp_path), Stop()])
+    resumed, resumed_numbers = train(4, [keras.callbacks.BackupAndRestore(tmp_path)])
+    np.testing.assert_allclose(resumed, expected, rtol=1e-6)
+    np.testing.assert_allclose(resumed_numbers, numbers[1:], rtol=1e-6)
+
+
+def test_an_interrupted_fit_leaves_nothing_behind():
+    model = linear(kc.Model)
+
+    def interrupt(epoch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, [Schedule((model.optimizer, "learning_rate"), interrupt)])
+    logs = fit(model, [])
+    assert "learning_rate" not in logs and not model.step_callbacks
+
+
+def test_a_model_that_is_not_built_yet():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss="mse", metrics=["mae"])
+    logs = fit(model, [Schedule((model.optimizer, "momentum"), {0: 0.5})])
+    assert logs["loss"][-1] < logs["loss"][0] and logs["momentum"] == [0.5] * 4
+
+
+@pytest.mark.parametrize(
+    ("target", "schedule", "by", "error", "message"),
+    [
+        ("momentum", {0: 1.0}, "epoch", TypeError, "or a pair of an object and the name of its"),
+        (keras.optimizers.SGD(), {0: 1.0}, "epoch", TypeError, "scalar keras.Variable, or a pair"),
+        ((keras.optimizers.SGD(), "speed"), {0: 1.0}, "epoch", ValueError, "'speed' of SGD does"),
+        ((keras.optimizers.SGD(), "weight_decay"), {0: 1}, "epoch", ValueError, "SGD is None. Its"),
+        ((keras.optimizers.SGD(), "momentum"), {0: 0.9}, "epoch", ValueError, r"SGD\(momentum=0.9"),
+        ((keras.optimizers.Adam(), "beta_1"), 0.9, "epoch", TypeError, "a dictionary of breakp"),
+        ((keras.optimizers.Adam(), "beta_1"), {}, "epoch", ValueError, "keys, integers from 0 on"),
+        ((keras.optimizers.Adam(), "beta_1"), {-1: 0.9}, "epoch", ValueError, "was given {-1: 0.9"),
+        ((keras.optimizers.Adam(), "beta_1"), {0: "x"}, "epoch", TypeError, "holds numbers"),
+        ((keras.optimizers.Adam(), "beta_1"), {0: 0.9}, "batch", ValueError, '"epoch" or "step"'),
+    ],
+)
+def test_errors_of_the_arguments(target, schedule, by, error, message):
+    with pytest.raises(error, match=message):
+        Schedule(target, schedule, by)
+
+
+def test_errors_of_variables_and_learning_rates():
+    with pytest.raises(ValueError, match=r"has shape \(2,\). Give a scalar"):
+        Schedule(keras.Variable([1.0, 2.0], trainable=False), {0: 1.0})
+    with pytest.raises(ValueError, match=r"keras.Variable\(..., trainable=False\)"):
+        Schedule(keras.Variable(1.0), {0: 1.0})
+    cosine = keras.optimizers.schedules.CosineDecay(0.1, 12)
+    with pytest.raises(ValueError, match=r"schedule of its own.*Warmup\(schedule"):
+        Schedule((keras.optimizers.Adam(cosine), "learning_rate"), {0: 1.0})
+    with pytest.raises(ValueError, match="RK45 controls its step size itself"):
+        Schedule((kc.optimizers.RK45(0.1), "learning_rate"), {0: 1.0})
+
+
+def raising(epoch):
+    raise RuntimeError("no such epoch")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "error", "message"),
+    [
+        (lambda epoch: "high", TypeError, "has to give a number. It gave 'high' of type str for e"),
+        (lambda epoch: None, TypeError, "It gave None of type NoneType for epoch 0"),
+        (lambda epoch: float("nan"), ValueError, "gave nan for epoch 0. It has to be finite"),
+        (raising, RuntimeError, "no such epoch"),
+    ],
+)
+def test_a_schedule_that_gives_no_number(schedule, error, message):
+    model = linear()
+    with pytest.raises(error, match=message) as caught:
+        fit(model, [Schedule((model.optimizer, "learning_rate"), schedule)])
+    if error is RuntimeError:
+        assert caught.value.__notes__ == [
+            "Raised by the schedule of Schedule(learning_rate) for epoch 0."
+        ]
+
+
+def test_a_number_that_the_step_never_reads():
+    unused = keras.Variable(0.1, trainable=False, name="unused")
+    with pytest.raises(ValueError, match=r"Schedule\(unused\) changes a number that the training"):
+        fit(linear(), [Schedule(unused, {0: 1.0})])
+
+
+@pytest.mark.backend("jax", "tensorflow")
+def test_an_attribute_that_the_step_never_reads():
+    loss = keras.losses.Huber(delta=1.0)
+    loss.unused = 3.0
+    with pytest.raises(ValueError, match="the training step never reads"):
+        fit(linear(loss=loss), [Schedule((loss, "unused"), {0: 1.0})])
+
+
+@pytest.mark.backend("jax", "tensorflow")
+def test_an_attribute_that_python_reads_while_it_is_compiled():
+    layer = keras.layers.GaussianDropout(0.5)  # computes with `math`
+    model = keras.Sequential([keras.Input((3,)), layer, keras.layers.Dense(1)])
+    model.compile("sgd", loss="mse", run_eagerly=False)
+    with pytest.raises((TypeError, AttributeError), match="GaussianDropout|Sequential") as caught:
+        fit(model, [Schedule((layer, "rate"), {0: 0.1})])
+    assert "'rate' of GaussianDropout is scheduled" in caught.value.__notes__[0]
+    assert layer.rate == 0.1
+
+
+def test_an_attribute_that_is_compared_with_another_number():
+    class Clipped(keras.losses.Loss):
+        bound = 3.0
+
+        def call(self, y, prediction):
+            return ops.abs(prediction - y) if self.bound > 2.5 else prediction
+
+    loss = Clipped()
+    loss.bound = 3.0
+    model = linear(loss=loss)
+    if BACKEND == "torch":  # where it is a number in every step
+        assert fit(model, [Schedule((loss, "bound"), {0: 3.0, 2: 2.0})])["bound"] == [3, 3, 2, 2]
+        return
+    with pytest.raises(TypeError, match=r"'bound' of Clipped is compared with 2.5 in Python"):
+        fit(model, [Schedule((loss, "bound"), {0: 3.0})])
+
+
+def test_mixed_precision():
+    keras.config.set_dtype_policy("mixed_float16")
+    layer = keras.layers.Dropout(0.5, seed=0)
+    model = keras.Sequential([keras.Input((3,)), layer, keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.5), loss="mse")
+    callbacks = [
+        Schedule((layer, "rate"), {0: 0.0, 2: 0.25}),
+        Schedule((model.optimizer, "momentum"), lambda t: 0.5 + 0.01 * t, by="step"),
+    ]
+    logs = fit(model, callbacks)
+    assert np.isfinite(logs["loss"]).all() and logs["rate"] == [0, 0, 0.25, 0.25]
+    assert model.layers[0].compute_dtype == "float16"
