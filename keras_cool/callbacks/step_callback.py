@@ -30,38 +30,38 @@ class StepCallback(keras.callbacks.Callback):
     def begin_step(self):
         """Acts at the beginning of a training step."""
 
-    def observe_gradients(self, gradients, variables):
-        """Sees the gradients that the optimizer is going to be given.
-
-        Args:
-            gradients: List of tensors, those of the whole batch, unscaled; or `None` where the loss
-                does not depend on a variable.
-            variables: List of the `keras.Variable`s.
-        """
-
     def end_step(self):
         """Acts at the end of a training step, after the update."""
+
+    observes_gradients = False
+
+    def observe_gradients(self, gradients):
+        """Sees what the optimizer is going to be given, where `observes_gradients` is true.
+
+        Args:
+            gradients: List of tensors, the gradients of the whole batch, unscaled, of the variables
+                that the loss depends on. On TensorFlow those of an embedding are `IndexedSlices`.
+        """
+
+    observes_parts = False
 
     def measure_part(self, gradients, share):
         """Gives a scalar tensor of a micro-batch, which is added up over those of a batch.
 
-        Only called where `measures_parts` is true.
+        It is called where `observes_parts` is true.
 
         Args:
             gradients: List of tensors or `None`, those of the micro-batch's loss times `share`.
             share: The micro-batch's share of the samples of the batch, a number or scalar tensor.
         """
-        raise NotImplementedError
-
-    measures_parts = False
 
     def observe_parts(self, measured, parts, samples, gradients):
-        """Sees what `measure_part` added up over the micro-batches of a batch.
+        """Sees what `measure_part` has added up over the micro-batches of a batch.
 
         Args:
             measured: Scalar tensor, the sum.
-            parts: Number of the micro-batches, a number or scalar tensor.
-            samples: Number of samples in the batch.
+            parts: Scalar tensor, the number of the micro-batches.
+            samples: Number of samples in the batch, an integer or a scalar tensor.
             gradients: List of tensors, the gradients of the whole batch.
         """
 

@@ -223,6 +223,22 @@ class Accumulate(OptimizerWrapper):
         """A batch's share of the batches of a window, a scalar tensor."""
         return 1.0 / ops.cast(self._present_steps(), self._window_weight.dtype)
 
+    @property
+    def batch_weight(self):
+        """The weight of the gradients that `apply` is being given, a number or a scalar tensor."""
+        return self._weight
+
+    @property
+    def window_is_full(self):
+        """Whether the step has filled a window, at the end of it: a scalar boolean tensor."""
+        return self.batches.value == 0
+
+    def window_gradients(self):
+        """The mean gradients over the window that the last step has filled, a list of tensors."""
+        total = self._window_weight.value
+        values = [v.value for key, v in self._accumulators.items() if key in self._reached]
+        return [value / ops.cast(total, value.dtype) for value in values]
+
     def step_logs(self):
         """What a step adds to the logs: a dictionary of names and scalar tensors."""
         logs = {"skipped_steps": self.skipped_steps.value + 0}  # + 0: a copy

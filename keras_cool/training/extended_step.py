@@ -4,6 +4,8 @@ import contextlib
 
 import keras
 
+from keras_cool import backend
+
 
 class Attached:
     """The callbacks that take part in a model's step. Keras would track a plain list."""
@@ -63,6 +65,21 @@ class ExtendedStep:
             during_step = self._during_step()
         with during_step:
             return super().test_step(*args)
+
+    def show_gradients(self, gradients, variables, of_all_replicas):
+        """Lets the callbacks see the gradients that the optimizer is going to be given."""
+        observers = [c for c in self.step_callbacks if c.observes_gradients]
+        if observers:
+            pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
+            gradients = [g for g, _ in pairs]
+            if not of_all_replicas:
+                gradients = backend.gradients_of_all_replicas(gradients)
+            for callback in observers:
+                callback.observe_gradients(gradients)
+
+    def part_observers(self):
+        """The callbacks that look at the micro-batches of a batch."""
+        return [c for c in self.step_callbacks if c.observes_parts]
 
     @contextlib.contextmanager
     def _extended(self):

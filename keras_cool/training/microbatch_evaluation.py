@@ -3,7 +3,7 @@
 import keras
 from keras import ops, tree
 
-from keras_cool.backend import over_microbatches
+from keras_cool.backend import number_of_replicas, over_microbatches, sum_over_replicas
 from keras_cool.gradients import densify
 from keras_cool.keras_private import OverlayScope
 from keras_cool.training.evaluation import Evaluation
@@ -18,23 +18,47 @@ class MicrobatchEvaluation(Evaluation):
 
     Args:
         microbatches: The `Microbatches` to split the batch into.
+        observers: List of the callbacks that look at the micro-batches of the first evaluation.
         *args: As for `Evaluation`; the logs are those of the last micro-batch, whose metrics have
             seen all. In `aux` the scalars are averaged over the samples; the other tensors have the
             samples as their first dimension, and are joined.
         **kwargs: As for `Evaluation`.
     """
 
-    def __init__(self, microbatches, *args, **kwargs):
+    def __init__(self, microbatches, observers, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._microbatches = microbatches
+        self._observers = observers
+        self._measured = []
+
+    def __call__(self, point):
+        loss, gradients = super().__call__(point)
+        if self._measured:
+            self._show_parts(gradients)
+        return loss, gradients
+
+    def _show_parts(self, gradients):
+        """Shows the observers the parts of all replicas, whose gradients are parts of a sum."""
+        *measured, parts = self._measured
+        self._measured = []
+        replicas = number_of_replicas()
+        scale = self._scale_loss(ops.ones(()))
+        measured, parts = [m / scale**2 for m in measured], ops.cast(parts, "float32")
+        parts, measured = sum_over_replicas(parts, measured)
+        samples = ops.shape(tree.flatten(self._batch)[0])[0] * replicas
+        for observer, value in zip(self._observers, measured, strict=True):
+            observer.observe_parts(value * replicas, parts, samples, gradients)
 
     def _compute(self, point, differentiate=True):
         tensors, pack = self._microbatches.flatten(self._batch)
+        observed = self._observers if self.loss is None and differentiate else []
         totals = []
         if self._microbatches.losses_have_normalisers:
             totals = self._normalisers(point, tensors, pack)
         try:
-            return self._sum_over_microbatches(point, tensors, pack, totals, differentiate)
+            return self._sum_over_microbatches(
+                point, tensors, pack, totals, differentiate, observed
+            )
         except UnknownNormaliserError:
             if self._microbatches.losses_have_normalisers:
                 raise
@@ -53,7 +77,7 @@ class MicrobatchEvaluation(Evaluation):
 
         return over_microbatches(body, list, tensors, self._microbatches.size)[0]
 
-    def _sum_over_microbatches(self, point, tensors, pack, totals, differentiate):
+    def _sum_over_microbatches(self, point, tensors, pack, totals, differentiate, observed):
         assigned, result = [], {}
         differentiated = point if differentiate else []
         missing = [True] * len(self.variables)
@@ -74,6 +98,9 @@ class MicrobatchEvaluation(Evaluation):
             scalars, rows = _split_aux(aux, microbatch[0])
             sums = [densify(g, p) for g, p in zip(gradients, differentiated, strict=True)]
             sums += [s * ops.cast(share, s.dtype) for s in [loss, *scalars]]
+            if observed:
+                sums += [observer.measure_part(gradients, share) for observer in observed]
+                sums.append(ops.ones(()))
             state = [scope.get_current_value(v) for v in assigned]
             return [_wide(s) for s in sums], state, rows, _tensors(logs)
 
@@ -88,6 +115,8 @@ class MicrobatchEvaluation(Evaluation):
         self.normaliser = result["losses"].only_normaliser(totals)
         self.is_a_sum = result["losses"].is_a_sum
 
+        if observed:
+            sums, self._measured = sums[: -len(observed) - 1], sums[-len(observed) - 1 :]
         gradients = [
             None if absent else ops.cast(g, p.dtype)
             for g, p, absent in zip(sums, differentiated, missing, strict=False)

@@ -268,7 +268,9 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
         share = window_share(optimizer)
         if self._microbatches is None or not keras.tree.flatten(batch):
             return Evaluation(*arguments, window_share=share)
-        return MicrobatchEvaluation(self._microbatches, *arguments, window_share=share)
+        return MicrobatchEvaluation(
+            self._microbatches, self.part_observers(), *arguments, window_share=share
+        )
 
     def _track_loss(self, loss, x):
         # Keras takes the epoch's "loss" from this running mean, whatever the steps returned.

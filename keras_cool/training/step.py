@@ -26,6 +26,7 @@ def take_plain_step(model, evaluation):
     assign(updates)
     if variables:
         with _weighing(accumulate, evaluation):
+            model.show_gradients(gradients, variables, of_all_replicas=False)
             model.apply_gradients(gradients, variables)
     return evaluation.logs if accumulate is None else {**evaluation.logs, **accumulate.step_logs()}
 
@@ -49,6 +50,7 @@ def take_estimated_step(model, evaluation, counter):
             estimate = method.estimate_gradient(evaluation, point)
         estimate = [e.value if isinstance(e, keras.Variable) else e for e in estimate]
     finite = backend.all_finite(estimate)
+    model.show_gradients(estimate, variables, of_all_replicas=True)
     replicas = backend.number_of_replicas()
     if replicas > 1:  # whose gradients `apply` is going to add up
         estimate = [g / replicas for g in estimate]
