@@ -3,5 +3,6 @@
 from keras_cool.callbacks.finish_window import FinishWindow
 from keras_cool.callbacks.gradient_noise_scale import GradientNoiseScale
 from keras_cool.callbacks.schedule import Schedule
+from keras_cool.callbacks.step_report import StepReport
 
-__all__ = ["FinishWindow", "GradientNoiseScale", "Schedule"]
+__all__ = ["FinishWindow", "GradientNoiseScale", "Schedule", "StepReport"]

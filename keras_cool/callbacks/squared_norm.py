@@ -2,17 +2,17 @@
 
 from keras import ops
 
+from keras_cool.gradients import densify
+
 
 def squared_norm(tensors):
     """Gives the sum of the squares of all entries, a scalar float32 tensor.
 
     Args:
-        tensors: List of tensors, or `None` where there is none.
+        tensors: List of tensors; `IndexedSlices` of TensorFlow's are made dense.
     """
-    return sum(
-        (ops.sum(ops.square(ops.cast(ops.convert_to_tensor(t), "float32"))) for t in tensors),
-        ops.zeros((), "float32"),
-    )
+    squares = (ops.sum(ops.square(ops.cast(densify(t, t), "float32"))) for t in tensors)
+    return sum(squares, ops.zeros((), "float32"))
 
 
 def squared_norm_if(condition, tensors):

@@ -195,6 +195,12 @@ class RungeKutta(MultiGradientOptimizer):
         return {**super().step_logs(), **logs}
 
     @property
+    def embedded_error(self):
+        """The error of the last accepted step, where 1 is the tolerance: a scalar tensor, or `None`
+        without step size control."""
+        return None if self._control is None else self._control.previous_error.value
+
+    @property
     def kept_variables(self):
         """What a skipped step assigns to all the same: the state of the step size control."""
         return [] if self._control is None else self._control.variables

@@ -1,0 +1,214 @@
+"""`StepReport`: what a training step did, every so many steps."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_cool.callbacks.figure import new_figure
+from keras_cool.callbacks.frequency import checked_frequency
+from keras_cool.callbacks.squared_norm import squared_norm, squared_norm_if
+from keras_cool.callbacks.step_callback import StepCallback
+
+# What a multi-gradient optimizer counts from the beginning: the report has the step's own share.
+COUNTED = ("gradient_evaluations", "rejected_tries", "skipped_steps", "too_large_steps")
+
+
+class StepReport(StepCallback):
+    r"""Reports what one step in every `frequency` did, without a wait for the device in between.
+
+    For the gradient \(g\) that the optimizer was given, of all variables together, the weights
+    \(p\) before and \(p'\) after the step:
+
+    - `gradient_norm`: \(|g|\), before clipping;
+    - `update_norm`: \(|p' - p|\), and `update_ratio`: \(|p' - p| / |p|\), which in a training that
+      goes well is of the order of 0.001;
+    - `weight_norm`: \(|p|\), and the optimizer's `learning_rate`;
+    - of a multi-gradient optimizer also `gradient_evaluations`, `skipped_steps`, and under step
+      size control `embedded_error` (1 is the tolerance), `step_size`, `rejected_tries`,
+      `too_large_steps`, `flow_time`.
+
+    Under `keras_cool.optimizers.Accumulate` a step is an update: the gradient is the mean over the
+    window. The logs of an epoch have the numbers of the last step that was reported; `data()` has
+    all of them, and `plot` draws them. The other steps cost what they cost without it. The model is
+    given `keras_cool.MultiGradientMixin` if it has not got it, as by `keras_cool.inject`.
+
+    Example:
+
+    >>> import keras
+    >>> import keras_cool as kc
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile(keras.optimizers.SGD(0.1), loss="mse")
+    >>> report = kc.callbacks.StepReport(frequency=2)
+    >>> x, y = keras.ops.ones((12, 2)), keras.ops.ones((12, 1))
+    >>> history = model.fit(x, y, batch_size=2, callbacks=[report], verbose=0)
+    >>> data = report.data()
+    >>> [int(step) for step in data["step"]]
+    [0, 2, 4]
+    >>> bool(abs(data["update_norm"] - 0.1 * data["gradient_norm"]).max() < 1e-5)
+    True
+
+    Args:
+        frequency: Integer, how many updates lie from one report to the next. Defaults to 100. A
+            reported step holds a copy of the weights as they were before it.
+
+    Raises:
+        ValueError: If `frequency` is not a positive integer, the model was compiled with
+            `steps_per_execution` above 1 (the weights between the steps of one execution are not to
+            be had), or there is nothing to plot yet.
+        ImportError: From `plot`, if matplotlib is not installed.
+    """
+
+    observes_gradients = True
+
+    def __init__(self, frequency=100):
+        super().__init__()
+        self._frequency = checked_frequency(frequency, self, epochs_allowed=False)
+        self._due = _variable("due", "int32")
+        self._squared_norm = _variable("squared_norm", "float32")
+        self._reports: list[dict] = []
+        self._before: list | None = None
+
+    def data(self):
+        """Gives arrays with a value a report: `step`, counted by `iterations`, and the others."""
+        names = self._reports[-1] if self._reports else ()
+        return {name: np.array([report[name] for report in self._reports]) for name in names}
+
+    def plot(self, path):
+        """Draws the reports against the step, and writes the picture.
+
+        Args:
+            path: String or `Path`, the file, of any kind that matplotlib writes (`.png`, `.svg`).
+        """
+        data = self.data()
+        if not data:
+            raise ValueError("StepReport has nothing to plot: it draws what `fit` has reported.")
+        steps = data.pop("step")
+        panels = [
+            ("norm", ["gradient_norm", "update_norm", "weight_norm"]),
+            ("update ratio", ["update_ratio"]),
+            ("step size", ["step_size"] if "step_size" in data else ["learning_rate"]),
+        ]
+        if "embedded_error" in data:
+            panels += [("embedded error", ["embedded_error"]), ("tries", ["rejected_tries"])]
+        figure = new_figure(self, figsize=(7, 2 * len(panels)))
+        all_axes = figure.subplots(len(panels), 1, sharex=True)
+        for axes, (label, names) in zip(all_axes, panels, strict=True):
+            for name in names:
+                axes.plot(steps, data[name], ".-", markersize=4, label=name.replace("_", " "))
+            axes.set_ylabel(label)
+            axes.grid(which="both", alpha=0.3)
+            if label != "tries":
+                axes.set_yscale("log")
+            if len(names) > 1:
+                axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        all_axes[-1].set_xlabel("step")
+        figure.savefig(path, dpi=150)
+
+    @property
+    def step_variables(self):
+        return [self._due, self._squared_norm]
+
+    def set_model(self, model):
+        if model.steps_per_execution > 1:
+            raise ValueError(
+                "StepReport compares the weights before and after one step, and with "
+                f"steps_per_execution={model.steps_per_execution} those in between never leave "
+                "the device. Compile the model with steps_per_execution=1."
+            )
+        self._optimizer = model.optimizer
+        if isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer):
+            self._optimizer = self._optimizer.inner_optimizer
+        self._accumulates = hasattr(self._optimizer, "window_gradients")
+        self._reports, self._before = [], None
+        self._batches, self._next = 0, 0
+        self._due.assign(np.zeros((), "int32"))
+        self._squared_norm.assign(np.zeros((), "float32"))
+        super().set_model(model)
+
+    def observe_gradients(self, gradients):
+        if not self._accumulates:
+            self._note(self._due.value > 0, gradients)
+
+    def end_step(self):
+        if self._accumulates:
+            due = ops.logical_and(self._due.value > 0, self._optimizer.window_is_full)
+            self._note(due, self._optimizer.window_gradients())
+
+    def _note(self, due, gradients):
+        squared = squared_norm_if(due, gradients)
+        self._squared_norm.assign(ops.where(due, squared, self._squared_norm.value))
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Not `on_train_batch_end`, for which Keras waits for the logs of every step.
+        if self._before is not None:
+            self._finish()
+        if self._before is None and self._batches >= self._next:
+            self._begin()
+        self._batches += 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._before is not None:
+            self._finish()
+        if logs is not None and self._reports:
+            logs |= {k: v for k, v in self._reports[-1].items() if k != "step" and k not in logs}
+
+    def _begin(self):
+        """Looks at the model before a step that is to be reported."""
+        self._before = [ops.copy(v.value) for v in self.model.trainable_variables]
+        self._start = {
+            "step": _number(self._optimizer.iterations),
+            "learning_rate": _number(self._optimizer.learning_rate),
+        }
+        self._counts = self._logs_of_the_method()
+        self._due.assign(np.array(1, "int32"))
+        self._squared_norm.assign(np.array(-1.0, "float32"))  # until a step has been taken
+        batches = round(1 / _number(self._optimizer.share())) if self._accumulates else 1
+        self._next = self._batches + self._frequency * batches
+
+    def _finish(self):
+        """Compares with the model as it is after the step, if that has been taken."""
+        variables = self.model.trainable_variables
+        before = self._before or []
+        if self._accumulates and not _number(self._optimizer.window_is_full):
+            return
+        changes = [v.value - b for v, b in zip(variables, before, strict=True)]
+        squares = [self._squared_norm.value, squared_norm(changes), squared_norm(before)]
+        squares = ops.convert_to_numpy(ops.stack(squares)).astype("float64")
+        self._before = None
+        self._due.assign(np.array(0, "int32"))
+        if squares[0] < 0:  # a last window that was not full
+            return
+        gradient, update, weight = (float(x) for x in np.sqrt(squares))
+        report = {
+            "step": int(self._start["step"]),
+            "gradient_norm": gradient,
+            "update_norm": update,
+            "update_ratio": update / weight if weight else float("nan"),
+            "weight_norm": weight,
+            "learning_rate": self._start["learning_rate"],
+        }
+        for name, value in self._logs_of_the_method().items():
+            counted = name in COUNTED
+            report[name] = int(value - self._counts[name]) if counted else value
+        self._reports.append(report)
+
+    def _logs_of_the_method(self):
+        if not hasattr(self._optimizer, "step_logs") or self._accumulates:
+            return {}
+        logs = {name: _number(value) for name, value in self._optimizer.step_logs().items()}
+        error = getattr(self._optimizer, "embedded_error", None)
+        return logs if error is None else {**logs, "embedded_error": _number(error)}
+
+
+def _variable(name, dtype):
+    return keras.Variable(
+        np.zeros((), dtype),
+        dtype=dtype,
+        trainable=False,
+        aggregation="only_first_replica",
+        name=name,
+    )
+
+
+def _number(value):
+    return float(ops.convert_to_numpy(value.value if isinstance(value, keras.Variable) else value))
