@@ -93,8 +93,8 @@ def exact_flow(times, curvature):
 
 
 def follow(name, optimizer, curvature, time, steps=None):
-    """Trains the two weights for so many steps; without `steps`, with a method that controls its own,
-    until the flow time in the logs is `time`."""
+    """Trains the two weights for so many steps, or, where `steps` is left to a method that controls
+    them, until the flow time in its logs is `time`."""
     inputs = keras.Input((1,))
     layer = Valley(curvature)
     model = kc.Model(inputs, layer(inputs))
