@@ -3,7 +3,16 @@
 import keras
 import numpy as np
 import pytest
-from gradient_flows import POISSON, Quadratic, compiled, exact_flow, set_weights, train, weights_of
+from gradient_flows import (
+    POISSON,
+    PROBLEMS,
+    Quadratic,
+    compiled,
+    exact_flow,
+    set_weights,
+    train,
+    weights_of,
+)
 from numpy.polynomial import Chebyshev
 
 import keras_cool as kc
@@ -53,6 +62,52 @@ def test_range_of_stability(order, stages, damping, formula, float64):
     assert logs["gradient_evaluations"] == [stages]
     unstable = curvatures[np.abs(weights_of(model)) > 1]
     assert abs(unstable.min() / limit - 1) < 0.02
+
+
+def golden(problem, step, steps, stages, damping, order):
+    """The method in NumPy, float64, as Sommeijer, Shampine and Verwer, 1998, write it: (2.1)."""
+    w0 = 1 + damping / stages**2
+    t, dt, ddt = (
+        [
+            Chebyshev.basis(j).deriv(n)(w0) if n else Chebyshev.basis(j)(w0)
+            for j in range(stages + 1)
+        ]
+        for n in range(3)
+    )
+    if order == 1:
+        w1 = t[stages] / dt[stages]
+        b = [1 / value for value in t]
+    else:
+        w1 = dt[stages] / ddt[stages]
+        b = [0, 0, *(ddt[j] / dt[j] ** 2 for j in range(2, stages + 1))]
+        b[0] = b[1] = b[2]
+    p = problem.start
+    for _ in range(steps):
+        first = -problem.gradient(p)
+        first_mu = w1 / w0 if order == 1 else b[1] * w1
+        y = [p, p + first_mu * step * first]
+        for j in range(2, stages + 1):
+            mu, nu, mu_tilde = 2 * b[j] * w0 / b[j - 1], -b[j] / b[j - 2], 2 * b[j] * w1 / b[j - 1]
+            gamma_tilde = -(1 - b[j - 1] * t[j - 1]) * mu_tilde
+            y.append(
+                (1 - mu - nu) * p
+                + mu * y[j - 1]
+                + nu * y[j - 2]
+                - mu_tilde * step * problem.gradient(y[j - 1])
+                + gamma_tilde * step * first
+            )
+        p = y[-1]
+    return p
+
+
+@pytest.mark.parametrize(("order", "damping"), [(1, 0.05), (2, 2 / 13)])
+def test_the_same_numbers_on_every_backend(order, damping):
+    """A hundred steps in float32 against NumPy in float64."""
+    problem = PROBLEMS["net"]
+    model = compiled(problem, RKC(0.05, stages=5, order=order))
+    train(model, problem, 100)
+    expected = golden(problem, 0.05, 100, 5, damping, order)
+    assert np.linalg.norm(weights_of(model) - expected) / np.linalg.norm(expected) < 1e-5
 
 
 def test_one_stage_is_gradient_descent(float64):

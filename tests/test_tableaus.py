@@ -1,8 +1,12 @@
 """Tableaus: SciPy's coefficients, the order conditions, and what a bad tableau is told."""
 
+import re
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
+from numpy.polynomial import Polynomial
 from scipy.integrate import RK23, RK45
 
 from keras_cool import optimizers
@@ -42,6 +46,31 @@ def test_no_order_above_the_stated_one_holds(name):
         weights = np.array(tableau.embedded_weights)
         reached = violated_condition(matrix(tableau), weights, tableau.embedded_order + 1)
         assert reached[0] == tableau.embedded_order + 1
+
+
+def row_of_the_docs(name):
+    """The cells of a method's row in the table of docs/solvers.md, without footnotes."""
+    page = Path(__file__).parents[1] / "docs" / "solvers.md"
+    (row,) = re.findall(rf"(?m)^\| `{name}` \|.*$", page.read_text(encoding="utf-8"))
+    return [re.sub(r"\[\^.*?\]", "", cell).strip(" `") for cell in row.strip("|").split("|")]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_docs_have_the_numbers_of_the_tableau(name):
+    """The stability interval is where the stability polynomial leaves the unit circle."""
+    tableau = getattr(optimizers, name).tableau
+    vector, coefficients = np.ones(tableau.stages), [1.0]
+    for _ in range(tableau.stages):
+        coefficients.append(np.array(tableau.b) @ vector)
+        vector = matrix(tableau) @ vector
+    polynomial = Polynomial(coefficients)
+    ends = [*(polynomial - 1).roots(), *(polynomial + 1).roots()]
+    limit = min(-z.real for z in ends if abs(z.imag) < 1e-6 and z.real < -0.1)
+    _, stages, order, error_order, evaluations, _, stable, _ = row_of_the_docs(name)
+    assert (int(stages), int(order)) == (tableau.stages, tableau.order)
+    assert error_order == str(tableau.embedded_order or "")
+    assert int(evaluations) == getattr(optimizers, name)(0.1).evaluations
+    assert -1e-9 < limit - float(stable) < 1e-3
 
 
 def test_rooted_trees_are_as_many_as_there_are():

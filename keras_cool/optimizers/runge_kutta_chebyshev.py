@@ -18,7 +18,7 @@ class RungeKuttaChebyshev(MultiGradientOptimizer):
     A step of gradient descent is stable while the step size \(h\) times the largest curvature of
     the loss (the largest eigenvalue of its Hessian) is at most 2. The \(s\) stages here, \(s\)
     gradients, are chosen for a wide range instead of a high order: the product may reach
-    `stability_limit`, near \(2 s^2\) at order 1 and \(0.65\, s^2\) at order 2. With the
+    `stability_limit`, near \(2 s^2\) at order 1 and \(0.65\, (s^2 - 1)\) at order 2. With the
     displacements \(d_j\) along the gradient flow \(\dot p = -g(p)\),
 
     \[ d_0 = 0, \qquad d_1 = \tilde\mu_1 g_0, \qquad
