@@ -306,3 +306,18 @@ def test_a_tableau_whose_last_stage_is_not_the_first_is_controlled_too():
     logs = fit(model, epochs=40)
     np.testing.assert_allclose(model.get_weights()[0], 0.95, rtol=5e-3)
     assert logs["gradient_evaluations"][-1] == 2 * 40 + logs["rejected_tries"][-1]
+
+
+def test_a_flow_that_rests_does_not_lose_the_step_size(float64):
+    """With a gradient of zero the steps grow without end; they come back when there is one."""
+    problem = PROBLEMS["net"]
+    method = kc.optimizers.RK23(0.1)
+    model = compiled(problem, method)
+    method.learning_rate = 1e29
+    weights = model.get_weights()
+    model.set_weights([0 * w for w in weights])  # a stationary point of this net
+    train(model, problem, 3)
+    assert float(method.learning_rate) == 1e30
+    model.set_weights(weights)
+    logs = train(model, problem, 40)
+    assert logs["step_size"][-1] > 0 and logs["loss"][-1] < logs["loss"][0]

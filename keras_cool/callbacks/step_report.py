@@ -89,18 +89,22 @@ class StepReport(StepCallback):
             ("step size", ["step_size"] if "step_size" in data else ["learning_rate"]),
         ]
         if "embedded_error" in data:
-            panels += [("embedded error", ["embedded_error"]), ("tries", ["rejected_tries"])]
+            panels.append(("embedded error", ["embedded_error"]))
+            panels.append(("rejected tries", ["rejected_tries"]))
         figure = new_figure(self, figsize=(7, 2 * len(panels)))
         all_axes = figure.subplots(len(panels), 1, sharex=True)
         for axes, (label, names) in zip(all_axes, panels, strict=True):
+            logarithmic = label != "rejected tries"
             for name in names:
-                axes.plot(steps, data[name], ".-", markersize=4, label=name.replace("_", " "))
+                values = data[name].astype(float)
+                values[logarithmic & ~(values > 0)] = np.nan  # a skipped step: a gap
+                axes.plot(steps, values, ".-", markersize=4, label=name.replace("_", " "))
             axes.set_ylabel(label)
             axes.grid(which="both", alpha=0.3)
-            if label != "tries":
+            if logarithmic:
                 axes.set_yscale("log")
             if len(names) > 1:
-                axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+                axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
         all_axes[-1].set_xlabel("step")
         figure.savefig(path, dpi=150)
 

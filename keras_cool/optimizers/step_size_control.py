@@ -129,8 +129,8 @@ class StepSizeControl:
             ) + ops.cast(stage.mark, self.dtype)
             accepted = norm < 1
             factor = self._factor(norm, accepted, rejected_before=tries > 0)
-            # Not zero, from which no step size grows again.
-            next_size = larger(size * factor, 1e-30)
+            # Neither zero nor infinite, from which no factor leads back.
+            next_size = smaller(larger(size * factor, 1e-30), 1e30)
             loss, last = stage.last if keep_last else (norm, [])
             loss = ops.cast(loss, self.dtype)
             return (tries + 1, size, next_size, accepted, norm, loss, *stage.estimate, *last)
@@ -149,13 +149,14 @@ class StepSizeControl:
 
     def _factor(self, norm, accepted, rejected_before):
         k = self.order + 1
+        finite = ops.isfinite(norm)
         norm = larger(norm, 1e-30)  # an error of zero lets the step grow as far as it may
         factor = SAFETY * norm ** (-1 / k)
         if self.controller == "PI":
             previous = larger(self.previous_error.value, 1e-30)
             smoothed = SAFETY * norm ** (-0.7 / k) * previous ** (0.4 / k)
             factor = ops.where(accepted, smoothed, factor)
-        factor = ops.where(ops.isfinite(norm), factor, ops.zeros_like(factor))
+        factor = ops.where(finite, factor, ops.zeros_like(factor))
         factor = ops.where(rejected_before, smaller(factor, 1.0), smaller(factor, LARGEST_FACTOR))
         return larger(factor, SMALLEST_FACTOR)
 
