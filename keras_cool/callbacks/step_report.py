@@ -91,7 +91,7 @@ class StepReport(StepCallback):
         if "embedded_error" in data:
             panels.append(("embedded error", ["embedded_error"]))
             panels.append(("rejected tries", ["rejected_tries"]))
-        figure = new_figure(self, figsize=(7, 2 * len(panels)))
+        figure = new_figure(self, figsize=(7, 1.6 * len(panels)))
         all_axes = figure.subplots(len(panels), 1, sharex=True)
         for axes, (label, names) in zip(all_axes, panels, strict=True):
             logarithmic = label != "rejected tries"
@@ -106,7 +106,7 @@ class StepReport(StepCallback):
             if len(names) > 1:
                 axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
         all_axes[-1].set_xlabel("step")
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=120)
 
     @property
     def step_variables(self):
