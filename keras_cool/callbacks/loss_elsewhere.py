@@ -12,8 +12,10 @@ from keras_cool.backend import SameRandomNumbers
 class LossElsewhere(contextlib.ExitStack):
     """A context whose `at(weights)` is the loss that `model.evaluate` gives at other weights.
 
-    All evaluations see the same random numbers. At its end the weights, the state of layers, seeds
-    and metrics are to the bit what they were at its beginning.
+    Arrays of one batch go through `model.test_on_batch`, with the same result: `evaluate` takes up
+    to a tenth of a second to make a dataset of them. All losses see the same random numbers. At its
+    end the weights, the state of layers, seeds and metrics are to the bit what they were at its
+    beginning.
 
     Args:
         model: A compiled Keras model.
@@ -35,6 +37,7 @@ class LossElsewhere(contextlib.ExitStack):
         self._model = model
         self._variables = variables
         self._data = {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": batch_size}
+        self._batch = _one_batch((x, y, sample_weight), batch_size or 32)
         self._random_numbers = SameRandomNumbers()
 
     def __enter__(self):
@@ -53,13 +56,37 @@ class LossElsewhere(contextlib.ExitStack):
         _assign(self._seeds)
         _assign(zip(self._variables, _split(weights, self._variables), strict=True))
         with self._random_numbers:
-            logs = self._model.evaluate(**self._data, return_dict=True, verbose=0)
+            logs = self._evaluate()
         if "loss" not in logs:
             raise ValueError(
                 f"The loss surface needs the 'loss' of `model.evaluate`, which gave {list(logs)}. "
                 "Compile the model with a loss, or let its `test_step` return one."
             )
         return float(logs["loss"])
+
+    def _evaluate(self):
+        if self._batch is not None:
+            return self._model.test_on_batch(*self._batch, return_dict=True)
+        return self._model.evaluate(**self._data, return_dict=True, verbose=0)
+
+
+def _one_batch(data, batch_size):
+    """The data as arrays of Keras' float type, or `None` if they are not arrays of one batch."""
+    leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
+    are_arrays = all(isinstance(leaf, np.ndarray) or _is_dense_tensor(leaf) for leaf in leaves)
+    if not are_arrays or len(leaves[0]) > batch_size:
+        return None
+    return keras.tree.map_structure(lambda a: None if a is None else _in_floatx(a), data)
+
+
+def _is_dense_tensor(leaf):
+    return keras.ops.is_tensor(leaf) and hasattr(leaf, "__getitem__")
+
+
+def _in_floatx(array):
+    # As `evaluate` has it.
+    is_float64 = isinstance(array, np.ndarray) and array.dtype == np.float64
+    return array.astype(keras.config.floatx()) if is_float64 else array
 
 
 def _array(variable):

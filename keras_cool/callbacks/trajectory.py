@@ -161,8 +161,10 @@ class Trajectory(keras.callbacks.Callback):
         """The path along its first two principal directions.
 
         Args:
-            x, y, sample_weight, batch_size: As for `model.evaluate`. If `x` is given, the losses at
-                the points are computed. Defaults to `None`.
+            x: As for `model.evaluate`. If it is given, the losses at the points are computed.
+            y: As for `model.evaluate`.
+            sample_weight: As for `model.evaluate`.
+            batch_size: As for `model.evaluate`.
 
         Returns:
             A dictionary of arrays: `"coordinates"`, `(n, 2)`, from the last point;
@@ -191,8 +193,10 @@ class Trajectory(keras.callbacks.Callback):
         the model is to the bit the same afterwards.
 
         Args:
-            x, y, sample_weight, batch_size: As for `model.evaluate`: arrays, or a dataset that can
-                be read again.
+            x: As for `model.evaluate`: arrays, or a dataset that can be read again.
+            y: As for `model.evaluate`.
+            sample_weight: As for `model.evaluate`.
+            batch_size: As for `model.evaluate`. Quickest are arrays in one batch, `len(x)`.
             resolution: Integer of 2 or more, points of the grid along a side. Defaults to 25, which
                 is 625 evaluations.
             margin: Float, how far the grid goes beyond the path, in lengths of the path along each
@@ -240,7 +244,12 @@ class Trajectory(keras.callbacks.Callback):
 
         Args:
             path: String or `Path` of the picture, which ends with `.png`, `.pdf` or `.svg`.
-            x, y, sample_weight, batch_size, resolution, margin: As for `surface`.
+            x: As for `surface`.
+            y: As for `surface`.
+            sample_weight: As for `surface`.
+            batch_size: As for `surface`.
+            resolution: As for `surface`.
+            margin: As for `surface`.
 
         Raises:
             ImportError: If matplotlib is not installed.
