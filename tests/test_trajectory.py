@@ -204,8 +204,7 @@ def interrupted_and_resumed(folder, trajectory, first):
     return made
 
 
-@pytest.mark.parametrize("first", ["backup", "trajectory"])
-@pytest.mark.parametrize("frequency", ["epoch", 3])
+@pytest.mark.parametrize(("frequency", "first"), [("epoch", "backup"), (3, "trajectory")])
 def test_an_interrupted_path_goes_on(tmp_path, frequency, first):
     file = tmp_path / "points.npy"
     resumed = interrupted_and_resumed(
