@@ -2,6 +2,7 @@
 
 import warnings
 from numbers import Integral, Real
+from typing import Any
 
 import keras
 import numpy as np
@@ -76,7 +77,7 @@ class Trajectory(keras.callbacks.Callback):
         self._by_epoch = self.frequency == "epoch"
         if not self._by_epoch:
             self.on_train_batch_begin = self._before_batch
-        self._points = None
+        self._points: Any = None  # until the first epoch begins
 
     def set_model(self, model):
         super().set_model(model)
@@ -211,7 +212,8 @@ class Trajectory(keras.callbacks.Callback):
             ValueError: If there was no training, the path spans no plane, or there are no data.
         """
         resolution = _checked_integer(resolution, "resolution", 2)
-        if isinstance(margin, bool) or not isinstance(margin, Real) or not 0 <= margin < np.inf:
+        is_number = isinstance(margin, Real) and not isinstance(margin, bool)
+        if not is_number or not 0 <= float(margin) < np.inf:
             raise ValueError(
                 f"`margin` is a float of 0 or more, in lengths of the path. It was given {margin!r}"
                 "; 0.25 is the default."
