@@ -4,10 +4,12 @@ each of a soft batch, 64 images that are computed 16 at a time.
     KERAS_BACKEND=jax python examples/train.py
     KERAS_BACKEND=torch python examples/train.py --optimizer heun:adam --epochs 5
     KERAS_BACKEND=jax python examples/train.py --optimizer adam --batch-size 16 --accumulate 4
+    KERAS_BACKEND=jax python examples/train.py --find-learning-rate --warmup 2 --report
     KERAS_BACKEND=tensorflow python examples/train.py --data my.npz --output runs/mine
 
 It shows Keras' progress bar, prints a table at the end, and writes three files into `--output`:
-`model.keras`, `history.csv` (a row an epoch) and `history.png`. The digits are the 1797 images of
+`model.keras`, `history.csv` (a row an epoch) and `history.png`; `--find-learning-rate` adds
+`learning-rate.png`, and `--report` adds `step-report.png`. The digits are the 1797 images of
 scikit-learn, 360 of them (always the same ones) held out as the test set; nothing is downloaded.
 The model takes the inputs as they are in the data, and gives the probability of each class.
 """
@@ -51,6 +53,8 @@ METHODS = {
 }
 CONTROLLED = ("rk23", "rk45", "tsit5")  # they choose their step sizes, the first one too
 METHOD_LEARNING_RATE = 0.4
+RANGE_TEST = {"minimum": 1e-5, "maximum": 10.0, "steps": 100}
+REPORTS = 100  # about as many are drawn
 MICROBATCH_SIZE = 16
 NOT_BY_NAME = ("Optimizer", "MultiOptimizer", "LossScaleOptimizer")  # they need other arguments
 OPTIMIZERS = {
@@ -134,6 +138,19 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="how many batches make up an update of an OPTIMIZER: as if they were one; default: 1",
     )
     add("--epochs", metavar="N", type=count, default=20, help="default: 20")
+    add(
+        "--find-learning-rate",
+        action="store_true",
+        help="run a range test first and train with the rate that it suggests",
+    )
+    add(
+        "--warmup",
+        metavar="EPOCHS",
+        type=count,
+        default=0,
+        help="let the learning rate grow from 0 over so many epochs, batch by batch; default: none",
+    )
+    add("--report", action="store_true", help="draw the norms of gradients and updates")
     add("--seed", metavar="N", type=seed, default=0, help="of weights and shuffling; default: 0")
     add(
         "--data",
@@ -152,6 +169,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.microbatch_size is None:
         arguments.microbatch_size = min(MICROBATCH_SIZE, arguments.batch_size)
     check_soft_batch(parser, arguments)
+    check_learning_rate(parser, arguments)
     if arguments.output is None:
         name = f"{Path(arguments.data).stem}-{arguments.optimizer}-{keras.backend.backend()}"
         arguments.output = Path("runs", name.replace(":", "-").lower())
@@ -176,6 +194,31 @@ def check_soft_batch(parser: Parser, arguments: argparse.Namespace) -> None:
             f"--accumulate {accumulate} does not go with --optimizer {arguments.optimizer}, which "
             f"needs several gradients of the same batch; give --batch-size {accumulate * size} "
             f"--microbatch-size {microbatch}"
+        )
+
+
+def check_learning_rate(parser: Parser, arguments: argparse.Namespace) -> None:
+    """Refuses what sets the learning rate where something else does."""
+    asked = [
+        option
+        for option, given in (
+            ("--find-learning-rate", arguments.find_learning_rate),
+            ("--warmup", arguments.warmup),
+        )
+        if given
+    ]
+    method = arguments.optimizer.lower().partition(":")[0]
+    if asked and method in CONTROLLED:
+        parser.error(
+            f"{asked[0]} does not go with --optimizer {arguments.optimizer}, which chooses its "
+            "step sizes itself; leave it out, or take another METHOD"
+        )
+    if arguments.find_learning_rate and arguments.learning_rate is not None:
+        parser.error("--find-learning-rate looks for what --learning-rate says; give one of them")
+    if arguments.warmup >= arguments.epochs and arguments.warmup:
+        parser.error(
+            f"--warmup {arguments.warmup} leaves no epoch of --epochs {arguments.epochs} at the "
+            "full rate; give fewer"
         )
 
 
@@ -272,23 +315,33 @@ def checked(data: Data, source: str) -> Data:
 
 
 def make_optimizer(
-    name: str, learning_rate: float | None, accumulate: int = 1
+    name: str, learning_rate: float | None, accumulate: int = 1, warmup: int = 0
 ) -> keras.optimizers.Optimizer:
-    """Makes the optimizer that `--optimizer` names; a rate of `None` is its default."""
+    """Makes the optimizer that `--optimizer` names.
+
+    A rate of `None` is its default; with `warmup` it grows from 0 over so many updates.
+    """
     method, colon, inner = name.lower().rpartition(":")
     if inner in METHODS and not colon:
         rate = None if inner in CONTROLLED else METHOD_LEARNING_RATE
-        return METHODS[inner](learning_rate or rate)
+        return METHODS[inner](warmed_up(learning_rate or rate, warmup))
     if inner not in OPTIMIZERS or (colon and method not in METHODS):
         raise UserError(f"--optimizer {name} is not known; give {NOTATION}")
-    rate = {} if learning_rate is None else {"learning_rate": learning_rate}
-    optimizer = OPTIMIZERS[inner](**rate)
+    rate = learning_rate or float(OPTIMIZERS[inner]().learning_rate)
+    optimizer = OPTIMIZERS[inner](learning_rate=warmed_up(rate, warmup))
     if accumulate > 1:
         return kc.optimizers.Accumulate(optimizer, accumulate)
     try:
         return METHODS[method](optimizer) if colon else optimizer
     except ValueError as error:
         raise UserError(f"--optimizer {name}: {one_line(error)}") from error
+
+
+def warmed_up(
+    rate: float | None, steps: int
+) -> float | keras.optimizers.schedules.LearningRateSchedule | None:
+    """Gives the rate, or a schedule that grows from 0 to it."""
+    return kc.callbacks.Warmup(rate, steps) if steps else rate
 
 
 def build_model(x: np.ndarray, classes: int) -> kc.Model:
@@ -311,6 +364,21 @@ def build_model(x: np.ndarray, classes: int) -> kc.Model:
         outputs = layers.Dense(128, activation="relu")(outputs)
     outputs = layers.Dropout(0.4)(outputs)
     return kc.Model(inputs, layers.Dense(classes, activation="softmax")(outputs))
+
+
+def compiled_model(
+    arguments: argparse.Namespace, data: Data, optimizer: keras.optimizers.Optimizer
+) -> kc.Model:
+    """Builds the model for the data, and compiles it."""
+    at_once = arguments.microbatch_size == arguments.batch_size
+    model = build_model(data.x_train, classes=int(data.y_train.max()) + 1)
+    model.compile(
+        optimizer,
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        microbatch_size=None if at_once else arguments.microbatch_size,
+    )
+    return model
 
 
 class Stopwatch(keras.callbacks.Callback):
@@ -341,7 +409,32 @@ class Stopwatch(keras.callbacks.Callback):
             )
 
 
-def train(model: kc.Model, data: Data, batch_size: int, epochs: int) -> tuple[list[dict], str]:
+def find_learning_rate(arguments: argparse.Namespace, data: Data, path: Path) -> float:
+    """Runs the range test, draws it, and gives the rate that it suggests."""
+    optimizer = make_optimizer(arguments.optimizer, None, arguments.accumulate)
+    model = compiled_model(arguments, data, optimizer)
+    batches = math.ceil(len(data.x_train) / arguments.batch_size)
+    finder = kc.callbacks.LearningRateFinder(**RANGE_TEST)
+    model.fit(
+        data.x_train,
+        data.y_train,
+        batch_size=arguments.batch_size,
+        epochs=math.ceil(RANGE_TEST["steps"] * arguments.accumulate / batches),
+        callbacks=[finder],
+        verbose=0,
+    )
+    if finder.suggestion is None:
+        raise UserError(
+            "--find-learning-rate found no rate at which the loss falls; give a --learning-rate"
+        )
+    finder.plot(path)
+    print(f"the range test suggests a learning rate of {finder.suggestion:.2g}")
+    return finder.suggestion
+
+
+def train(
+    model: kc.Model, data: Data, batch_size: int, epochs: int, callbacks: Sequence = ()
+) -> tuple[list[dict], str]:
     """Trains the model; gives a row of `COLUMNS` for each epoch, and the time a batch in words."""
     watch = Stopwatch()
     logs = model.fit(
@@ -350,7 +443,7 @@ def train(model: kc.Model, data: Data, batch_size: int, epochs: int) -> tuple[li
         validation_data=(data.x_test, data.y_test),
         batch_size=batch_size,
         epochs=epochs,
-        callbacks=[watch],
+        callbacks=[watch, *callbacks],
     ).history
     batches = len(watch.batches) // epochs
     evaluations = logs.get("gradient_evaluations", [batches * (e + 1) for e in range(epochs)])
@@ -448,7 +541,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Checks everything, trains, and writes all files or none."""
     require("matplotlib", "matplotlib")
     keras.utils.set_random_seed(arguments.seed)
-    optimizer = make_optimizer(arguments.optimizer, arguments.learning_rate, arguments.accumulate)
+    make_optimizer(arguments.optimizer, arguments.learning_rate, arguments.accumulate)
     data = load_data(arguments.data)
     batches = math.ceil(len(data.x_train) / arguments.batch_size)
     if arguments.accumulate > batches:
@@ -459,24 +552,32 @@ def run(arguments: argparse.Namespace) -> None:
     with writing_to(arguments.output):
         arguments.output.mkdir(parents=True, exist_ok=True)
         unfinished = tempfile.TemporaryDirectory(prefix=".unfinished-", dir=arguments.output)
-    at_once = arguments.microbatch_size == arguments.batch_size
+    updates = math.ceil(batches / arguments.accumulate)
+    callbacks = []
+    if arguments.report:
+        frequency = max(1, updates * arguments.epochs // REPORTS)
+        callbacks.append(kc.callbacks.StepReport(frequency))
     with unfinished as folder:
-        model = build_model(data.x_train, classes=int(data.y_train.max()) + 1)
-        model.compile(
-            optimizer,
-            loss="sparse_categorical_crossentropy",
-            metrics=["accuracy"],
-            microbatch_size=None if at_once else arguments.microbatch_size,
+        rate = arguments.learning_rate
+        if arguments.find_learning_rate:
+            rate = find_learning_rate(arguments, data, Path(folder, "learning-rate.png"))
+        optimizer = make_optimizer(
+            arguments.optimizer, rate, arguments.accumulate, arguments.warmup * updates
         )
-        history, batch_time = train(model, data, arguments.batch_size, arguments.epochs)
+        keras.utils.set_random_seed(arguments.seed)
+        model = compiled_model(arguments, data, optimizer)
+        history, batch_time = train(model, data, arguments.batch_size, arguments.epochs, callbacks)
         title = f"{arguments.optimizer} on {keras.backend.backend()}, {arguments.data}"
         title += f", batch of {soft_batch(arguments)}"
         with writing_to(arguments.output):
             write_files(Path(folder), model, history, title)
-            for path in Path(folder).iterdir():
-                path.replace(arguments.output / path.name)
+            for callback in callbacks:
+                callback.plot(Path(folder, "step-report.png"))
+            names = sorted(path.name for path in Path(folder).iterdir())
+            for name in names:
+                Path(folder, name).replace(arguments.output / name)
     print(report(arguments, history, batch_time))
-    print(f"model.keras, history.csv and history.png are in {arguments.output}")
+    print(f"{', '.join(names[:-1])} and {names[-1]} are in {arguments.output}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
