@@ -63,6 +63,27 @@ def run_toy(example, folder, *options):
     return output
 
 
+@pytest.mark.parametrize(
+    "options",
+    [["--optimizer=heun"], ["--optimizer=adam", "--accumulate=2"]],
+    ids=["heun", "adam-accumulated"],
+)
+def test_finding_the_rate_warming_up_and_reporting(example, tmp_path, options, capsys):
+    asked = ["--find-learning-rate", "--warmup=1", "--report", "--batch-size=16"]
+    output = run_toy(example, tmp_path, *options, *asked)
+    assert names_in(output) == sorted([*FILES, "learning-rate.png", "step-report.png"])
+    for name in ("learning-rate.png", "step-report.png"):
+        assert image.imread(output / name).std() > 0.01
+    printed = capsys.readouterr().out
+    rate = float(re.search(r"suggests a learning rate of ([\d.e+-]+)", printed)[1])
+    assert 1e-5 < rate < 10
+    model = keras.saving.load_model(output / "model.keras")
+    warmup = keras.optimizers.serialize(model.optimizer)
+    assert "Warmup" in str(warmup) and len(read_history(output)) == 2
+    files = "history.csv, history.png, learning-rate.png, model.keras and step-report.png are in"
+    assert files in printed
+
+
 # ----------------------------------------------------------------------------- the default data
 
 
@@ -424,6 +445,10 @@ def test_unfit_numbers_and_options_are_refused(refuse, option, values, mends):
             ["--accumulate=3", "--optimizer=Heun:adam", "--batch-size=8"],
             "give --batch-size 24 --microbatch-size 8",
         ),
+        (["--find-learning-rate", "--optimizer=rk45"], "--find-learning-rate .*rk45, which choos"),
+        (["--warmup=2", "--optimizer=tsit5:adam"], "--warmup does not go with .*tsit5:adam"),
+        (["--find-learning-rate", "--learning-rate=1"], "--learning-rate says; give one of them"),
+        (["--warmup=20"], "--warmup 20 leaves no epoch of --epochs 20"),
         (["--accumulate=24", "--optimizer=adam"], "24 is more than .* an epoch; give at most 23"),
     ],
 )
