@@ -13,6 +13,7 @@ all_finite_if = _backend.all_finite_if
 apply = _backend.apply
 apply_if = _backend.apply_if
 gradients_of_all_replicas = _backend.gradients_of_all_replicas
+keeping_mode = _backend.keeping_mode
 number_of_replicas = _backend.number_of_replicas
 on_all_replicas = _backend.on_all_replicas
 over_microbatches = _backend.over_microbatches
@@ -27,6 +28,7 @@ __all__ = [
     "apply",
     "apply_if",
     "gradients_of_all_replicas",
+    "keeping_mode",
     "number_of_replicas",
     "on_all_replicas",
     "over_microbatches",

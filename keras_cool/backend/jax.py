@@ -219,3 +219,8 @@ def gradients_of_all_replicas(gradients):
 def on_all_replicas(variable, function):
     """Runs `function()`, outside of a step, wherever `variable` has a copy."""
     function()
+
+
+def keeping_mode(model):
+    """A context in which the model predicts or is evaluated; nothing to put back after it."""
+    return contextlib.nullcontext()

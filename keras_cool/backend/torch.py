@@ -1,5 +1,7 @@
 """PyTorch: random numbers that come again, and a loop over micro-batches."""
 
+import contextlib
+
 import keras
 import torch
 
@@ -126,3 +128,18 @@ def on_all_replicas(variable, function):
     """Runs `function()`, outside of a step, wherever `variable` has a copy."""
     with torch.no_grad():
         function()
+
+
+@contextlib.contextmanager
+def keeping_mode(model):
+    """A context in which the model predicts or is evaluated; afterwards it trains if it did before.
+
+    The random numbers go on where they were too: PyTorch's data loaders draw one for each pass.
+    """
+    training, state = model.training, _random_state()
+    try:
+        yield
+    finally:
+        _set_random_state(state)
+        if model.training != training:
+            model.train(training)
