@@ -115,7 +115,7 @@ def test_interrupted_and_resumed(tmp_path):
 
 def test_inside_a_loss_scale_optimizer():
     optimizer = keras.optimizers.LossScaleOptimizer(Accumulate(keras.optimizers.SGD(0.1), 1))
-    model, _ = one_weight(optimizer=optimizer)
+    model, _ = one_weight(optimizer=optimizer, run_eagerly=False)
     train(model, AccumulationSchedule({0: 1, 1: 4}), epochs=2)
     assert optimizer.inner_optimizer.steps == 4
     assert int(optimizer.inner_optimizer.iterations) == 10

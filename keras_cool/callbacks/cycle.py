@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_cool.callbacks.ramp import RAMPS, check_number, check_shape, check_steps
+from keras_cool.callbacks.ramp import RAMPS, as_rate, check_number, check_shape, check_steps
 
 SHAPES = {"triangular": RAMPS["linear"], "cosine": RAMPS["cosine"]}
 
@@ -69,7 +69,7 @@ class Cycle(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         """The learning rate of the update `step`, a scalar tensor."""
         with keras.name_scope(self.name):
-            minimum = ops.convert_to_tensor(float(self.minimum))
+            minimum = as_rate(float(self.minimum))
             step = ops.cast(step, "int32")  # whole cycles counted exactly
             cycle = ops.cast(ops.floor_divide(step, self.steps), minimum.dtype)
             p = ops.cast(ops.mod(step, self.steps), minimum.dtype) / self.steps

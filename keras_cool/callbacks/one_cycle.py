@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_cool.callbacks.ramp import RAMPS, check_number, check_shape, check_steps
+from keras_cool.callbacks.ramp import RAMPS, as_rate, check_number, check_shape, check_steps
 
 
 @keras.saving.register_keras_serializable(package="keras_cool")
@@ -91,7 +91,7 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
         """The learning rate of the update `step`, a scalar tensor."""
         with keras.name_scope(self.name):
             ramp = RAMPS[self.shape]
-            maximum = ops.convert_to_tensor(float(self.maximum))
+            maximum = as_rate(float(self.maximum))
             step = ops.cast(step, maximum.dtype)
             first = self.maximum / self.div_factor
             last = first / self.final_div_factor

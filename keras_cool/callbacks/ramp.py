@@ -3,7 +3,14 @@
 import math
 from numbers import Integral, Real
 
+import keras
 from keras import ops
+
+
+def as_rate(value):
+    """A learning rate as a scalar tensor, in at least float32, so that it can count steps."""
+    dtype = getattr(value, "dtype", None) or keras.config.floatx()
+    return ops.convert_to_tensor(value, keras.backend.result_type(dtype, "float32"))
 
 
 def linear(p):

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_cool.callbacks.ramp import RAMPS, check_number, check_shape, check_steps
+from keras_cool.callbacks.ramp import RAMPS, as_rate, check_number, check_shape, check_steps
 
 
 @keras.saving.register_keras_serializable(package="keras_cool")
@@ -71,7 +71,7 @@ class Warmup(LearningRateSchedule):
     def __call__(self, step):
         """The learning rate of the update `step`, a scalar tensor."""
         rate = self.learning_rate
-        rate = ops.convert_to_tensor(rate(step) if callable(rate) else rate)
+        rate = as_rate(rate(step) if callable(rate) else rate)
         with keras.name_scope(self.name):
             step = ops.cast(step, rate.dtype)
             factor = self.initial + (1 - self.initial) * RAMPS[self.shape](step / self.steps)
