@@ -120,25 +120,15 @@ def _dropout_and_normalisation():
 
 
 @pytest.mark.backend("torch")
-def test_layers_of_torch_go_on_in_training_mode():
-    import torch
-
+def test_layers_that_read_the_mode_of_torch_go_on_in_training_mode():
     modes = []
 
-    class Mode(torch.nn.Module):
-        def forward(self, x):
-            modes.append(self.training)
+    class ReadsTheMode(keras.layers.Layer):
+        def call(self, x):
+            modes.append(self.training)  # torch.nn.Module's
             return x
 
-    class WithModule(keras.layers.Layer):
-        def __init__(self):
-            super().__init__()
-            self.inner = Mode()
-
-        def call(self, x):
-            return self.inner(x)
-
-    model = keras.Sequential([keras.Input((1,)), WithModule(), keras.layers.Dense(1)])
+    model = keras.Sequential([keras.Input((1,)), ReadsTheMode(), keras.layers.Dense(1)])
     model.compile("sgd", loss="mse")
     train(model, Evaluate(predicted_weight, "w", frequency=2), epochs=1)
     assert modes[-6:] == [True, True, False, True, True, False]
