@@ -123,12 +123,16 @@ def _dropout_and_normalisation():
 def test_layers_that_read_the_mode_of_torch_go_on_in_training_mode():
     modes = []
 
-    class ReadsTheMode(keras.layers.Layer):
-        def call(self, x):
-            modes.append(self.training)  # torch.nn.Module's
-            return x
+    class ReadsTheMode(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
 
-    model = keras.Sequential([keras.Input((1,)), ReadsTheMode(), keras.layers.Dense(1)])
+        def call(self, x):
+            modes.append(self.dense.training)  # torch.nn.Module's
+            return self.dense(x)
+
+    model = ReadsTheMode()
     model.compile("sgd", loss="mse")
     train(model, Evaluate(predicted_weight, "w", frequency=2), epochs=1)
     assert modes[-6:] == [True, True, False, True, True, False]

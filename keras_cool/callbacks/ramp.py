@@ -9,8 +9,8 @@ from keras import ops
 
 def as_rate(value):
     """A learning rate as a scalar tensor, in at least float32, so that it can count steps."""
-    dtype = getattr(value, "dtype", None) or keras.config.floatx()
-    return ops.convert_to_tensor(value, keras.backend.result_type(dtype, "float32"))
+    dtype = keras.backend.standardize_dtype(getattr(value, "dtype", None))
+    return ops.convert_to_tensor(value, "float64" if dtype == "float64" else "float32")
 
 
 def linear(p):
