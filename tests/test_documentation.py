@@ -130,7 +130,11 @@ def test_example_of_a_docstring_runs(example, tmp_path, monkeypatch):
 
 def public_objects():
     """The public classes and functions, by the name that users write after `keras_cool.`."""
-    for package, prefix in ((kc, ""), (kc.optimizers, "optimizers.")):
+    for package, prefix in (
+        (kc, ""),
+        (kc.optimizers, "optimizers."),
+        (kc.callbacks, "callbacks."),
+    ):
         for name in package.__all__:
             value = getattr(package, name)
             if inspect.isclass(value) or inspect.isfunction(value):

@@ -14,6 +14,7 @@ apply = _backend.apply
 apply_if = _backend.apply_if
 gradients_of_all_replicas = _backend.gradients_of_all_replicas
 number_in_step = _backend.number_in_step
+keeping_mode = _backend.keeping_mode
 number_of_replicas = _backend.number_of_replicas
 on_all_replicas = _backend.on_all_replicas
 over_microbatches = _backend.over_microbatches
@@ -28,6 +29,7 @@ __all__ = [
     "apply",
     "apply_if",
     "gradients_of_all_replicas",
+    "keeping_mode",
     "number_in_step",
     "number_of_replicas",
     "on_all_replicas",

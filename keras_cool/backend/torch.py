@@ -1,5 +1,7 @@
 """PyTorch: random numbers that come again, and a loop over micro-batches."""
 
+import contextlib
+
 import keras
 import torch
 
@@ -134,3 +136,18 @@ def number_in_step(variable):
     Nothing is compiled in, and some functions of PyTorch take nothing else.
     """
     return float(variable.value)
+
+
+@contextlib.contextmanager
+def keeping_mode(model):
+    """A context in which the model predicts or is evaluated; afterwards it trains if it did before.
+
+    The random numbers go on where they were too: PyTorch's data loaders draw one for each pass.
+    """
+    training, state = model.training, _random_state()
+    try:
+        yield
+    finally:
+        _set_random_state(state)
+        if model.training != training:
+            model.train(training)

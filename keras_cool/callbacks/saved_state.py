@@ -1,5 +1,7 @@
 """`SavedState`: what a callback knows, saved and loaded with the weights of the model."""
 
+import contextlib
+
 import numpy as np
 
 from keras_cool.keras_private import KerasSaveable
@@ -15,6 +17,8 @@ class SavedState(KerasSaveable):
     Args:
         **numbers: The names and the first values, floats or NumPy arrays of floats.
     """
+
+    _are_read = True
 
     def __init__(self, **numbers):
         self._numbers = dict(numbers)
@@ -48,10 +52,22 @@ class SavedState(KerasSaveable):
 
     def load_own_variables(self, store):
         """Reads the numbers that are in `store`."""
+        if not SavedState._are_read:
+            return
         for name in self._numbers:
             if name in store.keys():
                 value = np.array(store[name], "float64")
                 self._numbers[name] = float(value) if value.ndim == 0 else value
+
+    @staticmethod
+    @contextlib.contextmanager
+    def left_as_it_is():
+        """A context in which `model.load_weights` reads no callback's numbers."""
+        SavedState._are_read = False
+        try:
+            yield
+        finally:
+            SavedState._are_read = True
 
     def _obj_type(self):
         return "Loss"  # one of the kinds of object that Keras knows how to walk through

@@ -1,0 +1,108 @@
+"""`AccumulationSchedule`: another soft batch from this epoch on."""
+
+from collections.abc import Mapping
+from numbers import Integral
+from typing import Any
+
+import keras
+
+
+class AccumulationSchedule(keras.callbacks.Callback):
+    """Changes the soft batch of `keras_cool.optimizers.Accumulate` at the beginning of epochs.
+
+    From each epoch named the windows have the number of batches given for it, until the next epoch
+    named; before the first of them they have the number that the optimizer was made with, or has
+    kept from an earlier `fit`. Nothing is compiled again. An epoch's number decides alone, so that
+    training which begins later (`initial_epoch`, `keras.callbacks.BackupAndRestore`) has the right
+    one. A window that is not full at the end of an epoch is dealt with before, as the optimizer's
+    `last_window` says; a window that is carried on is full at the next batch if it has as many as
+    the new number asks for. The place in the list of callbacks does not matter.
+
+    Example:
+
+    >>> import keras
+    >>> import keras_cool as kc
+    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model.compile(kc.optimizers.Accumulate("adam", steps=1), loss="mse")
+    >>> x, y = keras.ops.ones((8, 2)), keras.ops.ones((8, 1))
+    >>> grow = kc.callbacks.AccumulationSchedule({0: 1, 2: 4})
+    >>> history = model.fit(x, y, batch_size=1, epochs=3, callbacks=[grow], verbose=0)
+    >>> int(model.optimizer.iterations)  # 8 + 8 + 2
+    18
+
+    Args:
+        schedule: Dictionary of integers: the epoch, counted from 0, and the number of batches that
+            make up a window from it on, at least 1.
+
+    Raises:
+        TypeError: If `schedule` is not a dictionary of integers, or, when training begins, if the
+            optimizer's own `steps` are a function.
+        ValueError: If it is empty, an epoch is negative or a number of batches not positive, or,
+            when training begins, if the model's optimizer does not accumulate.
+
+    Reference:
+        Smith, Kindermans, Ying and Le, 2018, "Don't Decay the Learning Rate, Increase the Batch
+        Size", section 3.
+    """
+
+    def __init__(self, schedule):
+        super().__init__()
+        _check(schedule)
+        self.schedule = {int(epoch): int(steps) for epoch, steps in sorted(schedule.items())}
+        self._optimizer: Any = None
+
+    def on_train_begin(self, logs=None):
+        optimizer = self.model.optimizer
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer = optimizer.inner_optimizer
+        if not hasattr(optimizer, "finish_window"):
+            raise ValueError(
+                "AccumulationSchedule is for a model compiled with "
+                "`keras_cool.optimizers.Accumulate`, for example model.compile("
+                "keras_cool.optimizers.Accumulate('adam', steps=1), loss='mse'). The optimizer is "
+                f"{type(optimizer).__name__}."
+            )
+        if callable(optimizer.steps):
+            raise TypeError(
+                "AccumulationSchedule sets the `steps` of Accumulate, and this one has a function "
+                "for them, of the number of updates. Leave the callback out, or compile with an "
+                f"integer: Accumulate(..., steps={next(iter(self.schedule.values()))})."
+            )
+        self._optimizer = optimizer
+
+    def on_epoch_begin(self, epoch, logs=None):
+        begun = [steps for first, steps in self.schedule.items() if first <= epoch]
+        if begun and self._optimizer.steps != begun[-1]:
+            self._optimizer.steps = begun[-1]
+
+    def on_train_end(self, logs=None):
+        self._optimizer = None
+
+
+def _check(schedule):
+    example = "For example: AccumulationSchedule({0: 1, 5: 4})."
+    if not isinstance(schedule, Mapping):
+        raise TypeError(
+            "AccumulationSchedule takes a dictionary of epochs and the batches of a window. It was "
+            f"given {schedule!r} of type {type(schedule).__name__}. {example}"
+        )
+    if not schedule:
+        raise ValueError(f"AccumulationSchedule was given an empty dictionary. {example}")
+    for epoch, steps in schedule.items():
+        if not _is_integer(epoch) or not _is_integer(steps):
+            raise TypeError(
+                "AccumulationSchedule takes a dictionary of integers. It was given "
+                f"{{{epoch!r}: {steps!r}}}. {example}"
+            )
+        if epoch < 0 or steps < 1:
+            raise ValueError(
+                "The epochs of AccumulationSchedule count from 0, and a window has at least 1 "
+                f"batch. It was given {{{epoch}: {steps}}}. {example}"
+            )
+
+
+def _is_integer(value):
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+__all__ = ["AccumulationSchedule"]
