@@ -1,0 +1,333 @@
+"""`Rescue`: back to the last good state when the loss is not finite or explodes."""
+
+import math
+import warnings
+from numbers import Integral, Real
+
+import keras
+
+from keras_cool.callbacks.files import checked_path
+from keras_cool.callbacks.frequency import checked_frequency
+from keras_cool.callbacks.learning_rates import (
+    checked_rates,
+    optimizers_of,
+    rates_of,
+    scale_schedules,
+    schedule_factor,
+)
+from keras_cool.callbacks.running_loss import RunningLoss, is_above
+from keras_cool.callbacks.saved_state import SavedState
+from keras_cool.callbacks.training_state import (
+    TrainingState,
+    optimizer_is_finite,
+    weights_are_finite,
+)
+from keras_cool.keras_private import learning_rate_schedule
+
+STEPS_WITHOUT_UPDATE = 100  # so many skipped steps one after another are no bad batch any more
+
+
+class Rescue(keras.callbacks.Callback):
+    """Goes back to the last good state when training has run off, with a lower learning rate.
+
+    Every `frequency` steps, and at the end of each epoch before its validation, it looks at the mean
+    loss of the steps since the last time. There is trouble if a weight is not finite; if that loss
+    is not finite; or if it has exploded: it is above the loss of the very first step *and* above
+    `explosion` times the best one so far. If there is none, the state is good, and kept. If there
+    is, weights, optimizer, layer state, metrics and the model's random seeds go back to the last
+    good state, the learning rate (or schedule) that led there is multiplied by `factor`, and
+    training goes on with the next batches. It does not go back to the old ones: a loss often
+    explodes by the meeting of one state and some batches, and does not if others follow. The
+    generators that the order of data is drawn from (NumPy's, PyTorch's) go on too.
+
+    After `patience` rescues the next trouble ends the training, in the last good state, with a
+    report as a warning; it is in `report()` at any time.
+
+    An optimizer that skips steps whose gradient is not finite (those of keras_cool, a
+    `LossScaleOptimizer`, a model with `microbatch_size`) has dealt with a bad batch already: a loss
+    that is not finite is then trouble only if there was no update in an epoch or in 100 steps.
+    A step size that the optimizer controls itself is lowered once and controlled from there. A
+    `LearningRateScheduler` that does not start from the present rate undoes the lowering.
+
+    As long as there is no trouble it changes nothing: the weights are those without it, to the bit.
+    Put it first, so that the callbacks after it see the good state. Its counts and losses are saved
+    with the weights, so that `keras.callbacks.BackupAndRestore` goes on with them.
+
+    Example:
+
+    >>> import keras
+    >>> import keras_cool as kc
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile(keras.optimizers.SGD(5.0), loss="mse")  # far too large
+    >>> x = keras.random.normal((64, 2), seed=1)
+    >>> rescue = kc.callbacks.Rescue(patience=10, factor=0.2, frequency=10)
+    >>> import warnings
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")  # each rescue is a warning
+    ...     history = model.fit(x, x[:, :1], epochs=200, callbacks=[rescue], verbose=0)
+    >>> len(rescue.rescues) > 0 and history.history["loss"][-1] < 1e-3
+    True
+
+    Args:
+        patience: Integer, how many rescues there may be in a training. Defaults to 3.
+        factor: Float between 0 and 1, what the learning rate is multiplied by. Defaults to 0.5.
+        explosion: Float above 1, or `None`: only what is not finite is trouble. Choose it larger
+            where `frequency` is small and single batches may lie far off, and `None` for losses
+            around zero. Defaults to 10.
+        frequency: `"epoch"`, or an integer: the number of steps from one look to the next, and to
+            the next state that is kept. Defaults to `"epoch"`.
+        keep: `"device"`: the last good state is a copy beside the training state, as large as that;
+            or the path of a file ending with `.npz`, which is replaced atomically and removed when
+            training has ended. Defaults to `"device"`.
+
+    Attributes:
+        rescues: List of dictionaries, one for each rescue of the last `fit`: `epoch` and `step`
+            (the epoch from 0, and how many of its steps were over; `None`: all), `trouble` (in words), `loss`, and
+            `learning_rate`, from there on.
+        gave_up: Boolean, whether the last `fit` ended in trouble.
+
+    Raises:
+        ValueError: If an argument is out of its range; when training begins, if the learning rate
+            is a function, or there is no loss to look at.
+        OSError: If the file cannot be written.
+
+    Reference:
+        Chowdhery et al., 2022, "PaLM: Scaling Language Modeling with Pathways", section 5.1: going
+        back to an earlier state and on with other batches, against spikes of the loss.
+    """
+
+    def __init__(self, patience=3, factor=0.5, explosion=10.0, frequency="epoch", keep="device"):
+        super().__init__()
+        _check(patience, factor, explosion)
+        self.patience, self.factor, self.explosion = int(patience), float(factor), explosion
+        self.frequency = checked_frequency(frequency, self)
+        self._path = None if keep == "device" else checked_path(keep, "Rescue(keep=...)", (".npz",))
+        self._start_anew()
+
+    def set_model(self, model):
+        super().set_model(model)
+        self._start_anew()
+        self._saved["schedule_factor"] = schedule_factor(model)
+        self._saved.attach(model, "rescue")
+
+    def on_train_begin(self, logs=None):
+        checked_rates(self.model, self)
+        self._loss = RunningLoss(self.model, self)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        model = self.model
+        self._epoch, self._batch, self._steps = epoch, 0, 0
+        if not self._has_begun:  # not before: BackupAndRestore may load in any `on_train_begin`
+            self._has_begun = True
+            scale_schedules(model, self._saved["schedule_factor"])
+            if model.built:
+                if not model.optimizer.built:  # TensorFlow would build it in the first step
+                    model.optimizer.build(model.trainable_variables)
+                self._keep()
+        self._epoch_is_open = True
+        self._updates = self._updates_before_epoch = int(model.optimizer.iterations)
+        self._loss.start()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # With `steps_per_execution` above 1, `batch` is the first of several: so many were taken.
+        self._batch = batch
+        if batch and not self._has_seen_first:
+            self._see_first()
+        if self.frequency != "epoch" and batch - self._steps >= self.frequency:
+            self._look(batch)
+
+    def on_test_begin(self, logs=None):
+        self._end_of_epoch()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._end_of_epoch()
+
+    def on_train_end(self, logs=None):
+        self._saved.detach(self.model, "rescue")
+        self._state = None
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def report(self):
+        """Gives what happened in words: a string with a line for each rescue."""
+        lines = [_in_words(r) for r in self.rescues]
+        return "\n".join(lines + self._last_words) or "There was no trouble."
+
+    def _start_anew(self):
+        self._saved = SavedState(count=0.0, first=math.nan, best=math.nan, schedule_factor=1.0)
+        self.rescues, self.gave_up = [], False
+        self._last_words = []
+        self._state = None
+        self._idle = 0
+        self._has_begun = self._has_seen_first = self._epoch_is_open = False
+
+    def _end_of_epoch(self):
+        """Once an epoch: before its validation if there is one, or else at its end."""
+        if not self._epoch_is_open:
+            return
+        self._epoch_is_open = False
+        if self.gave_up:
+            self._go_back()  # Keras has taken one more step, after which it stops
+        else:
+            self._look(None)
+
+    def _see_first(self):
+        """Notes the loss of the first step, that of the weights at the start."""
+        model = self.model  # on JAX this puts the state into the variables
+        self._has_seen_first = True
+        if math.isnan(self._saved["first"]):
+            self._saved["first"] = self._loss.since_start() or math.nan
+        if self._state is None and weights_are_finite(model):
+            self._keep()
+
+    def _look(self, batch):
+        """Looks at the steps since the last time; `batch` of the epoch are over, or with `None`
+        all."""
+        if self.gave_up:
+            return
+        model = self.model
+        if not self._has_seen_first:
+            self._see_first()
+        loss = self._loss.since_start()
+        if loss is None:
+            return
+        steps = self._batch + 1 if batch is None else batch
+        updates = int(model.optimizer.iterations)
+        self._idle = 0 if updates != self._updates else self._idle + steps - self._steps
+        self._updates, self._steps = updates, steps
+        trouble = self._trouble(loss, is_end_of_epoch=batch is None)
+        if trouble:
+            self._rescue(trouble, loss, batch)
+        elif math.isfinite(loss) and optimizer_is_finite(model):
+            self._saved["best"] = min(loss, self._best())
+            self._keep()
+        self._loss.start()
+
+    def _trouble(self, loss, is_end_of_epoch):
+        """What is wrong, in words, or `None`."""
+        if not weights_are_finite(self.model):
+            return f"the weights are not finite, the loss is {loss:.4g}"
+        if not math.isfinite(loss):
+            no_update = self._idle >= STEPS_WITHOUT_UPDATE or (
+                is_end_of_epoch and self._updates == self._updates_before_epoch
+            )
+            if _skips_what_is_not_finite(self.model) and not no_update:
+                return None
+            return f"the loss is {loss}"
+        first, best = self._saved["first"], self._best()
+        if self.explosion is None or not loss > first or not is_above(loss, self.explosion, best):
+            return None
+        return f"the loss has exploded to {loss:.4g}, the best was {best:.4g}"
+
+    def _best(self):
+        """The best loss so far; before there is one, that of the first step."""
+        best = self._saved["best"]
+        return best if math.isfinite(best) else self._saved["first"]
+
+    def _keep(self):
+        self._state = None  # before the new one: there is one copy at a time
+        self._state = TrainingState(self.model, self._path)
+        self._epoch_of_state = self._epoch
+        self._rates = rates_of(self.model)
+
+    def _go_back(self):
+        self.model.reset_metrics()  # those too that came to be later
+        if self._state is not None:
+            self._state.put_back()
+            if self._epoch_of_state != self._epoch:
+                self.model.reset_metrics()
+        self._updates = int(self.model.optimizer.iterations)
+
+    def _rescue(self, trouble, loss, batch):
+        rates = rates_of(self.model)
+        self._go_back()
+        self._idle = 0
+        if self._state is None or self._saved["count"] >= self.patience:
+            self._give_up(trouble, batch)
+            return
+        self._saved["count"] += 1
+        self._lower(rates)
+        record = {
+            "epoch": self._epoch,
+            "step": batch,
+            "trouble": trouble,
+            "loss": loss,
+            "learning_rate": rates_of(self.model)[0],
+        }
+        self.rescues.append(record)
+        count = f"Rescue {int(self._saved['count'])} of {self.patience}"
+        warnings.warn(f"{count}: {_in_words(record)}", stacklevel=2)
+
+    def _lower(self, rates):
+        """Multiplies by the factor the rates as they were when trouble came, not those that have
+        been put back: two rescues to one state lower it twice."""
+        self._saved["schedule_factor"] *= self.factor
+        scale_schedules(self.model, self._saved["schedule_factor"])
+        for optimizer, rate, good in zip(
+            optimizers_of(self.model), rates, self._rates, strict=True
+        ):
+            if learning_rate_schedule(optimizer) is None:
+                rate = rate if math.isfinite(rate) and rate > 0 else good
+                optimizer.learning_rate = self.factor * rate
+
+    def _give_up(self, trouble, batch):
+        self.gave_up = True
+        self.model.stop_training = True
+        where = f"Rescue gave up in {_place(self._epoch, batch)}: {trouble}. "
+        if self._state is None:
+            why = (
+                "There was no good state to go back to. Build the model before `fit`, with "
+                "keras.Input(shape) or model.build((None, ...)), to have the first one kept."
+            )
+        else:
+            why = (
+                f"It had gone back {int(self._saved['count'])} times, which is its `patience`. The "
+                "model is in its last good state. Look for bad samples in the data, begin with a "
+                "smaller learning rate (kc.callbacks.LearningRateFinder suggests one), or clip the "
+                "gradients: keras.optimizers.Adam(global_clipnorm=1.0)."
+            )
+        self._last_words = [where + why]
+        warnings.warn(self.report(), stacklevel=2)
+
+
+def _skips_what_is_not_finite(model):
+    optimizer = model.optimizer
+    return (
+        isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        or hasattr(optimizer, "step_logs")  # the optimizers of keras_cool
+        or getattr(model, "microbatch_size", None) is not None
+    )
+
+
+def _place(epoch, batch):
+    step = "at its end" if batch is None else f"after {batch} steps"
+    return f"epoch {epoch + 1}, {step}"
+
+
+def _in_words(rescue):
+    return (
+        f"{_place(rescue['epoch'], rescue['step'])}: {rescue['trouble']}. Back in the last good "
+        f"state with the learning rate {rescue['learning_rate']:.4g}."
+    )
+
+
+def _check(patience, factor, explosion):
+    example = "For example: Rescue(patience=3, factor=0.5)."
+    if isinstance(patience, bool) or not isinstance(patience, Integral) or patience < 0:
+        raise ValueError(
+            "`patience` is the number of rescues in a training, an integer of at least 0. It was "
+            f"given {patience!r}. {example}"
+        )
+    if not isinstance(factor, Real) or not 0 < factor < 1:
+        raise ValueError(
+            "`factor` is what the learning rate is multiplied by at a rescue, a number between 0 "
+            f"and 1. It was given {factor!r}. {example}"
+        )
+    if explosion is not None and (not isinstance(explosion, Real) or not explosion > 1):
+        raise ValueError(
+            "`explosion` is how many times the best loss is trouble, a number above 1, or None to "
+            f"look for losses that are not finite alone. It was given {explosion!r}. {example}"
+        )
+
+
+__all__ = ["Rescue"]
