@@ -240,8 +240,8 @@ class LearningRateFinder(keras.callbacks.Callback):
         if loss is None:
             return
         updates = int(optimizer.iterations)
-        if np.isfinite(loss) and not self._is_update(updates):
-            return
+        if np.isfinite(loss) and updates == self._updates:
+            return  # in the middle of a window, or skipped: the rate stays
         self._updates = updates
         self._rates.append(self._rate)
         self._losses.append(loss)
@@ -253,10 +253,6 @@ class LearningRateFinder(keras.callbacks.Callback):
             return
         self._loss.reset()
         self._set_rate()
-
-    def _is_update(self, updates):
-        batches = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
-        return updates > self._updates and updates % batches == 0
 
     def _end_of_epoch(self):
         """Before the validation of an epoch, and after it."""
