@@ -1,4 +1,4 @@
-"""`LearningRateFinder`: the range test is exact, suggests a rate that trains, and leaves no trace."""
+"""`LearningRateFinder`: exact losses, a rate that trains, and no trace of the test."""
 
 import random
 import warnings

@@ -33,20 +33,23 @@ class LearningRateFinder(keras.callbacks.Callback):
     i = 0, \dots, n - 1, \]
 
     and each loss \(l_i\), that of the batch before its update, is smoothed,
-    \(s_i = (1 - \beta) \sum_{j \le i} \beta^{i - j} l_j / (1 - \beta^{i + 1})\). The test ends after
-    `steps` updates, or as soon as the smoothed loss is above `divergence` times its best or a loss
-    is not finite. Then training stops, with everything as it was: weights, optimizer, learning rate
-    or schedule, the state and seeds of layers, and the random generators of Python, NumPy, PyTorch
-    and Keras. A `fit` after it gives the same weights, to the bit, as one without it.
+
+    \[ s_i = \frac{1 - \beta}{1 - \beta^{i + 1}} \sum_{j \le i} \beta^{i - j} l_j. \]
+
+    The test ends after `steps` updates, or as soon as the smoothed loss is above `divergence` times
+    its best or a loss is not finite. Then training stops, with everything as it was: weights,
+    optimizer, learning rate or schedule, the state and seeds of layers, and the random generators
+    of Python, NumPy, PyTorch and Keras. A `fit` after it gives the same weights, to the bit, as one
+    without it.
 
     The suggestion is the rate at which \(s\) falls fastest over \(\log r\), below its minimum.
 
     Give the test a `fit` of its own: what other callbacks do meanwhile (files, logs, the state of
-    early stopping) is theirs, and they see the losses of the test. `loss` is that of the last update
-    alone in it. Under `keras_cool.optimizers.Accumulate` the rate grows once an update, and the loss
-    is that of the whole window; the same goes for `gradient_accumulation_steps` of Keras. What a
-    source of data keeps itself, as a generator does or a shuffled `tf.data.Dataset`, goes on. On
-    TensorFlow a model has to be built before.
+    early stopping) is theirs. In the logs `loss` is that of the last update alone. Under
+    `keras_cool.optimizers.Accumulate`, and `gradient_accumulation_steps` of Keras, the rate grows
+    once an update, and the loss is that of the whole window. What a source of data keeps itself, as
+    a generator does or a shuffled `tf.data.Dataset`, goes on. On TensorFlow the model has to be
+    built before.
 
     Example:
 
@@ -84,6 +87,13 @@ class LearningRateFinder(keras.callbacks.Callback):
         (Howard and Gugger, 2020, "Fastai: a layered API for deep learning").
     """
 
+    suggestion: float | None
+    _state: TrainingState | None
+    _is_over: bool
+    _epoch_is_open: bool
+    _rates: list
+    _losses: list
+
     def __init__(self, minimum, maximum, steps=100, smoothing=0.9, divergence=4.0):
         super().__init__()
         check_range(minimum, maximum, steps, smoothing, divergence)
@@ -105,8 +115,9 @@ class LearningRateFinder(keras.callbacks.Callback):
             )
         if len(optimizers_of(model)) > 1:
             raise ValueError(
-                f"LearningRateFinder looks for one learning rate, and {type(model.optimizer).__name__} "
-                "has several. Run the test with one optimizer for all variables."
+                "LearningRateFinder looks for one learning rate, and "
+                f"{type(model.optimizer).__name__} has several. Run the test with one optimizer "
+                "for all variables."
             )
         _check_chosen_by_user(model.optimizer)
         checked_rates(model, self)
@@ -270,9 +281,9 @@ class LearningRateFinder(keras.callbacks.Callback):
         self.suggestion = steepest_descent(data["rates"], data["smoothed_losses"])
         if self.suggestion is None:
             warnings.warn(
-                f"LearningRateFinder has no rate to suggest: the loss falls nowhere between "
-                f"{self.minimum:g} and {self.maximum:g}. Look at `data()`, and begin with a smaller "
-                "rate.",
+                "LearningRateFinder has no rate to suggest: the loss falls nowhere between "
+                f"{self.minimum:g} and {self.maximum:g}. Look at `data()`, and begin with a "
+                "smaller rate.",
                 stacklevel=2,
             )
         self.put_back()

@@ -17,7 +17,7 @@ class RandomGenerators:
 
     def __init__(self):
         self._python = random.getstate()
-        self._numpy = np.random.get_state()
+        self._numpy = np.random.get_state()  # noqa: NPY002
         self._backend = backend.random_state()
         self._generator = unseeded_generator()
         self._keras = backend.copies(self._variables())
@@ -25,7 +25,7 @@ class RandomGenerators:
     def put_back(self):
         """Gives every generator the state that it had."""
         random.setstate(self._python)
-        np.random.set_state(self._numpy)
+        np.random.set_state(self._numpy)  # noqa: NPY002
         backend.set_random_state(self._backend)
         set_unseeded_generator(self._generator)
         backend.assign_copies(self._variables(), self._keras)

@@ -1,4 +1,4 @@
-"""The arithmetic of the learning-rate range test: its rates, the smoothed losses, the suggestion."""
+"""The arithmetic of the range test: its rates, the smoothed losses, the suggestion."""
 
 import math
 from numbers import Integral, Real

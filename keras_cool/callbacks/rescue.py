@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from numbers import Integral, Real
 
 import keras
 
@@ -14,6 +13,13 @@ from keras_cool.callbacks.learning_rates import (
     rates_of,
     scale_schedules,
     schedule_factor,
+)
+from keras_cool.callbacks.rescue_report import (
+    NO_STATE,
+    check_rescue,
+    in_words,
+    out_of_patience,
+    place,
 )
 from keras_cool.callbacks.running_loss import RunningLoss, is_above
 from keras_cool.callbacks.saved_state import SavedState
@@ -30,15 +36,16 @@ STEPS_WITHOUT_UPDATE = 100  # so many skipped steps one after another are no bad
 class Rescue(keras.callbacks.Callback):
     """Goes back to the last good state when training has run off, with a lower learning rate.
 
-    Every `frequency` steps, and at the end of each epoch before its validation, it looks at the mean
-    loss of the steps since the last time. There is trouble if a weight is not finite; if that loss
-    is not finite; or if it has exploded: it is above the loss of the very first step *and* above
-    `explosion` times the best one so far. If there is none, the state is good, and kept. If there
-    is, weights, optimizer, layer state, metrics and the model's random seeds go back to the last
-    good state, the learning rate (or schedule) that led there is multiplied by `factor`, and
-    training goes on with the next batches. It does not go back to the old ones: a loss often
-    explodes by the meeting of one state and some batches, and does not if others follow. The
-    generators that the order of data is drawn from (NumPy's, PyTorch's) go on too.
+    Every `frequency` steps, and at the end of each epoch before its validation, it looks at the
+    mean loss of the steps since the last time. There is trouble if a weight is not finite; if that
+    loss is not finite; or if it has exploded: it is above the loss of the very first step *and*
+    above `explosion` times the best one so far. If there is none, the state is good, and kept.
+
+    If there is, weights, optimizer, layer state, metrics and the model's random seeds go back to
+    the last good state, the learning rate (or schedule) that led there is multiplied by `factor`,
+    and training goes on with the next batches. It does not go back to the old ones: a loss often
+    explodes where one state meets certain batches, and does not if others follow. The generators
+    that the order of data is drawn from (NumPy's, PyTorch's) go on too.
 
     After `patience` rescues the next trouble ends the training, in the last good state, with a
     report as a warning; it is in `report()` at any time.
@@ -81,8 +88,8 @@ class Rescue(keras.callbacks.Callback):
             training has ended. Defaults to `"device"`.
 
     Attributes:
-        rescues: List of dictionaries, one for each rescue of the last `fit`: `epoch` and `step`
-            (the epoch from 0, and how many of its steps were over; `None`: all), `trouble` (in words), `loss`, and
+        rescues: List of dictionaries, one for each rescue of the last `fit`: `epoch` (from 0),
+            `step` (how many of its steps were over; `None`: all), `trouble` (in words), `loss`, and
             `learning_rate`, from there on.
         gave_up: Boolean, whether the last `fit` ended in trouble.
 
@@ -96,9 +103,18 @@ class Rescue(keras.callbacks.Callback):
         back to an earlier state and on with other batches, against spikes of the loss.
     """
 
+    rescues: list
+    gave_up: bool
+    _state: TrainingState | None
+    _last_words: list
+    _idle: int
+    _has_begun: bool
+    _has_seen_first: bool
+    _epoch_is_open: bool
+
     def __init__(self, patience=3, factor=0.5, explosion=10.0, frequency="epoch", keep="device"):
         super().__init__()
-        _check(patience, factor, explosion)
+        check_rescue(patience, factor, explosion)
         self.patience, self.factor, self.explosion = int(patience), float(factor), explosion
         self.frequency = checked_frequency(frequency, self)
         self._path = None if keep == "device" else checked_path(keep, "Rescue(keep=...)", (".npz",))
@@ -150,7 +166,7 @@ class Rescue(keras.callbacks.Callback):
 
     def report(self):
         """Gives what happened in words: a string with a line for each rescue."""
-        lines = [_in_words(r) for r in self.rescues]
+        lines = [in_words(r) for r in self.rescues]
         return "\n".join(lines + self._last_words) or "There was no trouble."
 
     def _start_anew(self):
@@ -256,7 +272,7 @@ class Rescue(keras.callbacks.Callback):
         }
         self.rescues.append(record)
         count = f"Rescue {int(self._saved['count'])} of {self.patience}"
-        warnings.warn(f"{count}: {_in_words(record)}", stacklevel=2)
+        warnings.warn(f"{count}: {in_words(record)}", stacklevel=2)
 
     def _lower(self, rates):
         """Multiplies by the factor the rates as they were when trouble came, not those that have
@@ -273,20 +289,11 @@ class Rescue(keras.callbacks.Callback):
     def _give_up(self, trouble, batch):
         self.gave_up = True
         self.model.stop_training = True
-        where = f"Rescue gave up in {_place(self._epoch, batch)}: {trouble}. "
-        if self._state is None:
-            why = (
-                "There was no good state to go back to. Build the model before `fit`, with "
-                "keras.Input(shape) or model.build((None, ...)), to have the first one kept."
-            )
-        else:
-            why = (
-                f"It had gone back {int(self._saved['count'])} times, which is its `patience`. The "
-                "model is in its last good state. Look for bad samples in the data, begin with a "
-                "smaller learning rate (kc.callbacks.LearningRateFinder suggests one), or clip the "
-                "gradients: keras.optimizers.Adam(global_clipnorm=1.0)."
-            )
-        self._last_words = [where + why]
+        where = f"Rescue gave up in {place(self._epoch, batch)}: {trouble}. "
+        self._last_words = [
+            where
+            + (NO_STATE if self._state is None else out_of_patience(int(self._saved["count"])))
+        ]
         warnings.warn(self.report(), stacklevel=2)
 
 
@@ -297,37 +304,6 @@ def _skips_what_is_not_finite(model):
         or hasattr(optimizer, "step_logs")  # the optimizers of keras_cool
         or getattr(model, "microbatch_size", None) is not None
     )
-
-
-def _place(epoch, batch):
-    step = "at its end" if batch is None else f"after {batch} steps"
-    return f"epoch {epoch + 1}, {step}"
-
-
-def _in_words(rescue):
-    return (
-        f"{_place(rescue['epoch'], rescue['step'])}: {rescue['trouble']}. Back in the last good "
-        f"state with the learning rate {rescue['learning_rate']:.4g}."
-    )
-
-
-def _check(patience, factor, explosion):
-    example = "For example: Rescue(patience=3, factor=0.5)."
-    if isinstance(patience, bool) or not isinstance(patience, Integral) or patience < 0:
-        raise ValueError(
-            "`patience` is the number of rescues in a training, an integer of at least 0. It was "
-            f"given {patience!r}. {example}"
-        )
-    if not isinstance(factor, Real) or not 0 < factor < 1:
-        raise ValueError(
-            "`factor` is what the learning rate is multiplied by at a rescue, a number between 0 "
-            f"and 1. It was given {factor!r}. {example}"
-        )
-    if explosion is not None and (not isinstance(explosion, Real) or not explosion > 1):
-        raise ValueError(
-            "`explosion` is how many times the best loss is trouble, a number above 1, or None to "
-            f"look for losses that are not finite alone. It was given {explosion!r}. {example}"
-        )
 
 
 __all__ = ["Rescue"]
