@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import torch
 
-from keras_cool.keras_private import in_stateless_scope
+from keras_cool.keras_private import all_layers, in_stateless_scope
 
 
 class SameRandomNumbers:
@@ -133,7 +133,8 @@ def on_all_replicas(variable, function):
 
 def further_state(model):
     """The state of training that no Keras variable holds: buffers of wrapped PyTorch modules."""
-    return list(model.buffers())
+    buffers = [b for layer in all_layers(model) for b in layer.buffers()]
+    return list({id(b): b for b in buffers}.values())
 
 
 def copies(variables):

@@ -44,11 +44,15 @@ class TrainingState:
 
 def variables_of(model):
     """All variables that training changes, each once, and on PyTorch the buffers."""
-    holders = [model, *(v for v in vars(model).values() if hasattr(v, "variables"))]
-    variables = [v for holder in holders for v in holder.variables]
+    optimizers = [v for v in vars(model).values() if _is_optimizer(v)]
+    variables = [v for holder in [model, *optimizers] for v in holder.variables]
     variables += model.metrics_variables
-    variables = [v for v in variables if isinstance(v, keras.Variable)]
     return [*{id(v): v for v in variables}.values(), *backend.further_state(model)]
+
+
+def _is_optimizer(value):
+    # The micro-batches of `compile` count steps as the optimizers of keras_cool do.
+    return isinstance(value, keras.optimizers.Optimizer) or hasattr(value, "step_logs")
 
 
 def weights_are_finite(model):
