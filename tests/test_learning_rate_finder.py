@@ -155,14 +155,15 @@ def test_under_accumulation_a_rate_lasts_a_window_and_the_loss_is_the_windows(ki
 def test_the_loss_turns_up_where_gradient_descent_diverges():
     """Full-batch least squares diverges above 2 / lambda_max of the Hessian."""
     largest = 2 / np.linalg.eigvalsh(2 * X.T.astype("float64") @ X / len(X))[-1]
-    finder = LearningRateFinder(1e-4 * largest, 1e4 * largest, steps=100)
+    finder = LearningRateFinder(1e-2 * largest, 1e2 * largest, steps=100)
     model = linear_model("sgd", start="ones")
     model.fit(X, Y, batch_size=40, epochs=100, callbacks=[finder], verbose=0)
-    data = finder.data()
-    lowest = data["rates"][np.argmin(data["losses"])]
-    assert largest / 2 < lowest < 2 * largest
-    assert len(data["rates"]) < 70  # it stopped on divergence
-    assert largest / 1000 < finder.suggestion < largest
+    rates, losses, _ = finder.data().values()
+    # The last rate whose loss is near the least one: rounding errors need some steps to grow.
+    turn = rates[np.flatnonzero(losses < 1.01 * losses.min())[-1]]
+    assert largest < turn < 4 * largest
+    assert len(rates) < 90  # it stopped on divergence
+    assert largest / 100 < finder.suggestion < largest
     model.optimizer.learning_rate = finder.suggestion
     history = model.fit(X, Y, batch_size=40, epochs=50, verbose=0).history["loss"]
     assert history[-1] < history[0] / 5

@@ -109,6 +109,24 @@ def test_it_goes_on_from_the_last_good_state_with_the_next_batches(keep, tmp_pat
     assert not path.exists()
 
 
+def test_a_state_whose_last_update_blew_it_up_is_not_taken_for_good():
+    """Weights of 1e12 are finite, and the loss before that update was in order."""
+
+    class BlowsUp(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch in (1, 2):
+                self.model.optimizer.learning_rate = 1e12 if batch == 1 else 0.1
+
+    model = linear_model(sgd(0.1), start="ones")
+    rescue = Rescue(frequency=1)
+    # The second step blows up the weights, and the third one sees it.
+    fit(model, rescue, epochs=1, callbacks=[BlowsUp()])
+    assert [(r["step"], r["learning_rate"]) for r in rescue.rescues] == [(3, pytest.approx(0.05))]
+    np.testing.assert_allclose(
+        model.get_weights()[0], numpy_momentum([0, 3], [0.1, 0.05]), rtol=1e-5
+    )
+
+
 def test_once_an_epoch_it_goes_back_to_the_end_of_the_last_one():
     model = linear_model(sgd(0.1), start="ones")
     rescue = Rescue()

@@ -242,7 +242,7 @@ def _parts(variables):
 
 def as_bytes(value):
     """One of the `copies` as a NumPy array of its bytes."""
-    return np.asarray(value).reshape(-1).view("uint8")
+    return np.array(value.numpy(), value.dtype.as_numpy_dtype).reshape(-1).view("uint8")
 
 
 are_finite = all_finite  # outside of a step

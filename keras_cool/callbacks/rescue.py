@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from pathlib import Path
+from typing import NamedTuple
 
 import keras
 
@@ -33,13 +35,22 @@ from keras_cool.keras_private import learning_rate_schedule
 STEPS_WITHOUT_UPDATE = 100  # so many skipped steps one after another are no bad batch any more
 
 
+class KeptState(NamedTuple):
+    """A state of the training, the epoch that it is from, and the learning rates then."""
+
+    state: TrainingState
+    epoch: int
+    rates: list
+
+
 class Rescue(keras.callbacks.Callback):
     """Goes back to the last good state when training has run off, with a lower learning rate.
 
     Every `frequency` steps, and at the end of each epoch before its validation, it looks at the
     mean loss of the steps since the last time. There is trouble if a weight is not finite; if that
     loss is not finite; or if it has exploded: it is above the loss of the very first step *and*
-    above `explosion` times the best one so far. If there is none, the state is good, and kept.
+    above `explosion` times the best one so far. If there is none, the state is kept; it is good
+    once the next loss, the first that its weights give, is in order too.
 
     If there is, weights, optimizer, layer state, metrics and the model's random seeds go back to
     the last good state, the learning rate (or schedule) that led there is multiplied by `factor`,
@@ -83,9 +94,10 @@ class Rescue(keras.callbacks.Callback):
             around zero. Defaults to 10.
         frequency: `"epoch"`, or an integer: the number of steps from one look to the next, and to
             the next state that is kept. Defaults to `"epoch"`.
-        keep: `"device"`: the last good state is a copy beside the training state, as large as that;
-            or the path of a file ending with `.npz`, which is replaced atomically and removed when
-            training has ended. Defaults to `"device"`.
+        keep: `"device"`: the last good state is a copy beside the training state, as large as that,
+            and until the next step there is one more; or the path of a file ending with `.npz`,
+            which is replaced atomically and removed when training has ended. Defaults to
+            `"device"`.
 
     Attributes:
         rescues: List of dictionaries, one for each rescue of the last `fit`: `epoch` (from 0),
@@ -105,7 +117,8 @@ class Rescue(keras.callbacks.Callback):
 
     rescues: list
     gave_up: bool
-    _state: TrainingState | None
+    _good: KeptState | None
+    _candidate: KeptState | None
     _last_words: list
     _idle: int
     _has_begun: bool
@@ -117,7 +130,11 @@ class Rescue(keras.callbacks.Callback):
         check_rescue(patience, factor, explosion)
         self.patience, self.factor, self.explosion = int(patience), float(factor), explosion
         self.frequency = checked_frequency(frequency, self)
-        self._path = None if keep == "device" else checked_path(keep, "Rescue(keep=...)", (".npz",))
+        self._path: Path | None = None
+        self._new_path: Path | None = None
+        if keep != "device":
+            self._path = checked_path(keep, "Rescue(keep=...)", (".npz",))
+            self._new_path = self._path.with_name(f"{self._path.stem}-unconfirmed.npz")
         self._start_anew()
 
     def set_model(self, model):
@@ -139,7 +156,7 @@ class Rescue(keras.callbacks.Callback):
             if model.built:
                 if not model.optimizer.built:  # TensorFlow would build it in the first step
                     model.optimizer.build(model.trainable_variables)
-                self._keep()
+                self._good = self._kept(self._path)
         self._epoch_is_open = True
         self._updates = self._updates_before_epoch = int(model.optimizer.iterations)
         self._loss.start()
@@ -149,6 +166,8 @@ class Rescue(keras.callbacks.Callback):
         self._batch = batch
         if batch and not self._has_seen_first:
             self._see_first()
+        if batch and self._candidate is not None:
+            self._confirm()
         if self.frequency != "epoch" and batch - self._steps >= self.frequency:
             self._look(batch)
 
@@ -160,9 +179,10 @@ class Rescue(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self._saved.detach(self.model, "rescue")
-        self._state = None
+        self._good = self._candidate = None
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+            self._new_path.unlink(missing_ok=True)
 
     def report(self):
         """Gives what happened in words: a string with a line for each rescue."""
@@ -173,7 +193,7 @@ class Rescue(keras.callbacks.Callback):
         self._saved = SavedState(count=0.0, first=math.nan, best=math.nan, schedule_factor=1.0)
         self.rescues, self.gave_up = [], False
         self._last_words = []
-        self._state = None
+        self._good = self._candidate = None
         self._idle = 0
         self._has_begun = self._has_seen_first = self._epoch_is_open = False
 
@@ -193,8 +213,24 @@ class Rescue(keras.callbacks.Callback):
         self._has_seen_first = True
         if math.isnan(self._saved["first"]):
             self._saved["first"] = self._loss.since_start() or math.nan
-        if self._state is None and weights_are_finite(model):
-            self._keep()
+        if self._good is None and weights_are_finite(model):
+            self._good = self._kept(self._path)
+
+    def _confirm(self):
+        """Makes the last state the good one if the loss of its weights is in order.
+
+        Weights that the last update has blown up are finite, and no loss has seen them before.
+        """
+        self.model  # noqa: B018  on JAX this puts the state into the variables
+        loss = self._loss.since_start()
+        if loss is not None and math.isfinite(loss) and not self._has_exploded(loss):
+            self._accept()
+        self._candidate = None
+
+    def _accept(self):
+        self._good = self._candidate
+        if self._path is not None:
+            self._good.state.move(self._path)
 
     def _look(self, batch):
         """Looks at the steps since the last time; `batch` of the epoch are over, or with `None`
@@ -216,7 +252,9 @@ class Rescue(keras.callbacks.Callback):
             self._rescue(trouble, loss, batch)
         elif math.isfinite(loss) and optimizer_is_finite(model):
             self._saved["best"] = min(loss, self._best())
-            self._keep()
+            if self._candidate is not None:
+                self._accept()
+            self._candidate = self._kept(self._new_path)
         self._loss.start()
 
     def _trouble(self, loss, is_end_of_epoch):
@@ -230,39 +268,41 @@ class Rescue(keras.callbacks.Callback):
             if _skips_what_is_not_finite(self.model) and not no_update:
                 return None
             return f"the loss is {loss}"
-        first, best = self._saved["first"], self._best()
-        if self.explosion is None or not loss > first or not is_above(loss, self.explosion, best):
-            return None
-        return f"the loss has exploded to {loss:.4g}, the best was {best:.4g}"
+        if self._has_exploded(loss):
+            return f"the loss has exploded to {loss:.4g}, the best was {self._best():.4g}"
+        return None
+
+    def _has_exploded(self, loss):
+        if self.explosion is None or not loss > self._saved["first"]:
+            return False
+        return is_above(loss, self.explosion, self._best())
 
     def _best(self):
         """The best loss so far; before there is one, that of the first step."""
         best = self._saved["best"]
         return best if math.isfinite(best) else self._saved["first"]
 
-    def _keep(self):
-        self._state = None  # before the new one: there is one copy at a time
-        self._state = TrainingState(self.model, self._path)
-        self._epoch_of_state = self._epoch
-        self._rates = rates_of(self.model)
+    def _kept(self, path):
+        return KeptState(TrainingState(self.model, path), self._epoch, rates_of(self.model))
 
     def _go_back(self):
+        self._candidate = None
         self.model.reset_metrics()  # those too that came to be later
-        if self._state is not None:
-            self._state.put_back()
-            if self._epoch_of_state != self._epoch:
+        if self._good is not None:
+            self._good.state.put_back()
+            if self._good.epoch != self._epoch:
                 self.model.reset_metrics()
         self._updates = int(self.model.optimizer.iterations)
 
     def _rescue(self, trouble, loss, batch):
-        rates = rates_of(self.model)
+        rates, good = rates_of(self.model), self._good
         self._go_back()
         self._idle = 0
-        if self._state is None or self._saved["count"] >= self.patience:
+        if good is None or self._saved["count"] >= self.patience:
             self._give_up(trouble, batch)
             return
         self._saved["count"] += 1
-        self._lower(rates)
+        self._lower(rates, good.rates)
         record = {
             "epoch": self._epoch,
             "step": batch,
@@ -274,14 +314,12 @@ class Rescue(keras.callbacks.Callback):
         count = f"Rescue {int(self._saved['count'])} of {self.patience}"
         warnings.warn(f"{count}: {in_words(record)}", stacklevel=2)
 
-    def _lower(self, rates):
+    def _lower(self, rates, good_rates):
         """Multiplies by the factor the rates as they were when trouble came, not those that have
         been put back: two rescues to one state lower it twice."""
         self._saved["schedule_factor"] *= self.factor
         scale_schedules(self.model, self._saved["schedule_factor"])
-        for optimizer, rate, good in zip(
-            optimizers_of(self.model), rates, self._rates, strict=True
-        ):
+        for optimizer, rate, good in zip(optimizers_of(self.model), rates, good_rates, strict=True):
             if learning_rate_schedule(optimizer) is None:
                 rate = rate if math.isfinite(rate) and rate > 0 else good
                 optimizer.learning_rate = self.factor * rate
@@ -291,8 +329,7 @@ class Rescue(keras.callbacks.Callback):
         self.model.stop_training = True
         where = f"Rescue gave up in {place(self._epoch, batch)}: {trouble}. "
         self._last_words = [
-            where
-            + (NO_STATE if self._state is None else out_of_patience(int(self._saved["count"])))
+            where + (NO_STATE if self._good is None else out_of_patience(int(self._saved["count"])))
         ]
         warnings.warn(self.report(), stacklevel=2)
 

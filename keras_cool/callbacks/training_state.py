@@ -32,6 +32,12 @@ class TrainingState:
             with replacing(path) as new:
                 np.savez(new, **{str(i): backend.as_bytes(copy) for i, copy in enumerate(copies)})
 
+    def move(self, path):
+        """Puts the file of the state in the place of another one, if it has one."""
+        if self._path is not None:
+            self._path.replace(path)
+            self._path = path
+
     def put_back(self):
         """Gives every variable the value that it had; may be called again."""
         if self._path is None:
