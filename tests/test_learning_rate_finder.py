@@ -182,11 +182,21 @@ def test_smoothing_of_a_constant_is_the_constant():
     np.testing.assert_allclose(smoothed_losses([3.0] * 5, 0.9), 3.0)
 
 
-def test_the_suggestion_is_the_steepest_point_of_a_sigmoid():
+def test_the_suggestion_begins_the_steepest_stretch():
     rates = np.geomspace(1e-5, 1, 101)
-    loss = 1 / (1 + np.exp(3 * (np.log(rates) - np.log(1e-2))))
-    assert steepest_descent(rates, loss) == pytest.approx(1e-2)
-    assert steepest_descent(rates, -loss) is None
+    loss = 1 / (1 + np.exp(3 * (np.log(rates) - np.log(1e-2))))  # steepest at 1e-2
+    assert steepest_descent(rates, loss, 0.0) == pytest.approx(1e-2, rel=0.13)
+    # A stretch of 10 updates lies half on each side.
+    assert steepest_descent(rates, loss, 0.9) == pytest.approx(rates[60 - 5])
+    assert steepest_descent(rates, -loss, 0.9) is None
+
+
+def test_a_first_loss_that_lies_far_off_is_not_taken_for_a_descent():
+    rates = np.geomspace(1e-5, 1, 101)
+    losses = 1 / (1 + np.exp(3 * (np.log(rates) - np.log(1e-2))))
+    losses[0], losses[1] = 3.0, -2.0
+    smoothed = smoothed_losses(losses, 0.9)
+    assert 1e-3 < steepest_descent(rates, smoothed, 0.9) < 2e-2
 
 
 def test_too_few_epochs_are_named_and_leave_no_trace():

@@ -16,6 +16,7 @@ from keras_cool.callbacks.random_generators import RandomGenerators
 from keras_cool.callbacks.range_test import (
     GeometricRates,
     check_range,
+    falling_part,
     smoothed_losses,
     steepest_descent,
 )
@@ -42,7 +43,8 @@ class LearningRateFinder(keras.callbacks.Callback):
     of Python, NumPy, PyTorch and Keras. A `fit` after it gives the same weights, to the bit, as one
     without it.
 
-    The suggestion is the rate at which \(s\) falls fastest over \(\log r\), below its minimum.
+    The suggestion is the rate where \(s\) falls fastest over \(\log r\): where the stretch of
+    \(1 / (1 - \beta)\) updates begins that it falls most in, before its minimum.
 
     Give the test a `fit` of its own: what other callbacks do meanwhile (files, logs, the state of
     early stopping) is theirs. In the logs `loss` is that of the last update alone. Under
@@ -187,11 +189,11 @@ class LearningRateFinder(keras.callbacks.Callback):
                 linestyle="--",
                 label=f"suggestion {self.suggestion:.2g}",
             )
-        smoothed = data["smoothed_losses"][np.isfinite(data["smoothed_losses"])]
-        if len(smoothed):  # one last loss far above the others would flatten them
-            low, high = smoothed.min(), max(smoothed[: np.argmin(smoothed) + 1].max(), smoothed[0])
-            margin = 0.3 * (high - low) or 1.0
-            axes.set_ylim(low - margin, high + margin)
+        if len(data["rates"]):  # the last losses, far above the others, would flatten these
+            part = data["smoothed_losses"][falling_part(data["smoothed_losses"], self.smoothing)]
+            low, high = part.min(), part.max()
+            if low < high < np.inf:
+                axes.set_ylim(low - 0.3 * (high - low), high + 0.5 * (high - low))
         axes.set(xlabel="learning rate", ylabel="loss")
         axes.grid(alpha=0.3)
         axes.legend()
@@ -278,7 +280,7 @@ class LearningRateFinder(keras.callbacks.Callback):
         self._is_over = True
         self.model.stop_training = True
         data = self.data()
-        self.suggestion = steepest_descent(data["rates"], data["smoothed_losses"])
+        self.suggestion = steepest_descent(data["rates"], data["smoothed_losses"], self.smoothing)
         if self.suggestion is None:
             warnings.warn(
                 "LearningRateFinder has no rate to suggest: the loss falls nowhere between "

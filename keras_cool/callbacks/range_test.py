@@ -31,17 +31,36 @@ def smoothed_losses(losses, smoothing):
     return np.array(smoothed)
 
 
-def steepest_descent(rates, smoothed):
-    """The rate at which the smoothed loss falls fastest over the logarithm of the rate, or `None`
-    if it falls nowhere before its minimum."""
-    falling = np.isfinite(smoothed)
-    rates, smoothed = rates[falling], smoothed[falling]
+def stretch(smoothing, count):
+    """How many updates a smoothed loss is a mean of, roughly: `1 / (1 - smoothing)`, and at most a
+    quarter of the test."""
+    return max(1, min(round(1 / (1 - smoothing)), count // 4))
+
+
+def falling_part(smoothed, smoothing):
+    """The slice from where the means have settled to their minimum."""
+    first = stretch(smoothing, len(smoothed)) - 1
+    settled = np.where(np.isfinite(smoothed), smoothed, np.inf)[first:]
+    return slice(first, first + int(np.argmin(settled)) + 1)
+
+
+def steepest_descent(rates, smoothed, smoothing):
+    """The rate where the stretch of updates begins in which the smoothed loss falls most.
+
+    `None` if it falls nowhere before its minimum. The start of the stretch, since a mean over the
+    losses before lags behind them.
+    """
     if len(smoothed) < 3:
         return None
-    end = int(np.argmin(smoothed)) + 1
-    slopes = np.gradient(smoothed, np.log(rates))[:end]
-    steepest = int(np.argmin(slopes))
-    return float(rates[steepest]) if slopes[steepest] < 0 else None
+    length = stretch(smoothing, len(smoothed))
+    part = falling_part(smoothed, smoothing)
+    rates, smoothed = rates[part], smoothed[part]
+    length = min(length, len(smoothed) - 1)
+    if length < 1:
+        return None
+    changes = smoothed[length:] - smoothed[:-length]
+    steepest = int(np.argmin(changes))
+    return float(rates[steepest]) if changes[steepest] < 0 else None
 
 
 def check_range(minimum, maximum, steps, smoothing, divergence):

@@ -180,9 +180,9 @@ class Rescue(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         self._saved.detach(self.model, "rescue")
         self._good = self._candidate = None
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-            self._new_path.unlink(missing_ok=True)
+        for path in (self._path, self._new_path):
+            if path is not None:
+                path.unlink(missing_ok=True)
 
     def report(self):
         """Gives what happened in words: a string with a line for each rescue."""
@@ -224,13 +224,12 @@ class Rescue(keras.callbacks.Callback):
         self.model  # noqa: B018  on JAX this puts the state into the variables
         loss = self._loss.since_start()
         if loss is not None and math.isfinite(loss) and not self._has_exploded(loss):
-            self._accept()
+            self._accept(self._candidate)
         self._candidate = None
 
-    def _accept(self):
-        self._good = self._candidate
-        if self._path is not None:
-            self._good.state.move(self._path)
+    def _accept(self, candidate):
+        candidate.state.move(self._path)
+        self._good = candidate
 
     def _look(self, batch):
         """Looks at the steps since the last time; `batch` of the epoch are over, or with `None`
@@ -253,7 +252,7 @@ class Rescue(keras.callbacks.Callback):
         elif math.isfinite(loss) and optimizer_is_finite(model):
             self._saved["best"] = min(loss, self._best())
             if self._candidate is not None:
-                self._accept()
+                self._accept(self._candidate)
             self._candidate = self._kept(self._new_path)
         self._loss.start()
 
