@@ -7,10 +7,11 @@ import keras
 import numpy as np
 import pytest
 from test_learning_rate_finder import assert_same_bits, deep_model, everything, linear_model
+from test_training_state import PLACES
 from ways_to_train import MODELS, WAYS
 
 import keras_cool as kc
-from keras_cool.callbacks import Rescue
+from keras_cool.callbacks import LearningRateFinder, Rescue
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 3)).astype("float32")
@@ -84,10 +85,11 @@ def sgd(rate):
     return keras.optimizers.SGD(rate, momentum=0.5)
 
 
-def numpy_momentum(batches, rates):
+def numpy_momentum(batches, rates, size=10):
     w, velocity = np.ones((3, 1)), np.zeros((3, 1))
     for batch, rate in zip(batches, rates, strict=True):
-        x, y = X[10 * batch : 10 * batch + 10].astype("float64"), Y[10 * batch : 10 * batch + 10]
+        samples = slice(size * batch, size * batch + size)
+        x, y = X[samples].astype("float64"), Y[samples]
         velocity = 0.5 * velocity - rate * 2 / len(x) * x.T @ (x @ w - y)
         w = w + velocity
     return w
@@ -219,6 +221,23 @@ def test_a_controlled_step_size_is_lowered():
     fit(model, rescue, epochs=2, callbacks=[spoils])
     assert rescue.rescues[0]["learning_rate"] == pytest.approx(spoils.rate / 2)
     assert np.isfinite(model.get_weights()[0]).all()
+
+
+@pytest.mark.parametrize("place", PLACES[1:])
+def test_on_several_devices_a_range_test_and_then_a_rescue(place):
+    with place():
+        model = linear_model(sgd(0.1), start="ones")
+        finder = LearningRateFinder(1e-3, 0.1, steps=4)
+        model.fit(X, Y, batch_size=8, shuffle=False, callbacks=[finder], verbose=0)
+        first = X[:8].astype("float64") @ np.ones((3, 1)) - Y[:8]
+        assert finder.data()["losses"][0] == pytest.approx(np.mean(first**2), rel=1e-5)
+        rescue = Rescue(frequency=2)
+        history = fit(model, rescue, epochs=2, batch_size=8, callbacks=[Spoils(1, 1)])
+    # Good after two steps, four, and the epoch's five.
+    expected = numpy_momentum([0, 1, 2, 3, 4, 2, 3, 4], [0.1] * 5 + [0.05] * 3, size=8)
+    np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-5)
+    assert [(r["epoch"], r["step"]) for r in rescue.rescues] == [(1, 2)]
+    assert np.isfinite(history["loss"]).all()
 
 
 class Interrupts(keras.callbacks.Callback):
