@@ -62,7 +62,7 @@ def assert_same_bits(values, expected):
 
 
 def run_test(model, finder=None, epochs=4, **arguments):
-    finder = finder or LearningRateFinder(1e-4, 0.1, steps=5)
+    finder = finder or LearningRateFinder(1e-4, 0.1, steps=5, divergence=1e3)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "LearningRateFinder has no rate")
         model.fit(X, Y, batch_size=15, epochs=epochs, callbacks=[finder], verbose=0, **arguments)

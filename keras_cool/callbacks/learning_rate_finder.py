@@ -11,6 +11,7 @@ from keras_cool.callbacks.learning_rates import (
     checked_rates,
     optimizers_of,
     set_schedule,
+    updates_of,
 )
 from keras_cool.callbacks.random_generators import RandomGenerators
 from keras_cool.callbacks.range_test import (
@@ -230,7 +231,7 @@ class LearningRateFinder(keras.callbacks.Callback):
             optimizer.build(model.trainable_variables)
         self._generators = RandomGenerators()
         self._state = TrainingState(model)
-        self._updates = int(optimizer.iterations)
+        self._updates = updates_of(self.model)
         self._range = GeometricRates(self.minimum, self.maximum, self.steps, self._updates)
         self._schedule = learning_rate_schedule(optimizer)
         if self._schedule is not None:
@@ -248,11 +249,11 @@ class LearningRateFinder(keras.callbacks.Callback):
         """Takes down what the last step did, and sets the rate of the next one."""
         if self._is_over:
             return
-        optimizer = self.model.optimizer  # on JAX this puts the state into the variables
+        self.model  # noqa: B018  on JAX this puts the state into the variables
         loss = self._loss.since_start()
         if loss is None:
             return
-        updates = int(optimizer.iterations)
+        updates = updates_of(self.model)
         if np.isfinite(loss) and updates == self._updates:
             return  # in the middle of a window, or skipped: the rate stays
         self._updates = updates

@@ -1,4 +1,4 @@
-"""The learning rates of a model's optimizer: constants, and schedules that are scaled."""
+"""The learning rates of a model's optimizer, constants and schedules, and its updates."""
 
 import keras
 
@@ -54,6 +54,11 @@ def checked_rates(model, callback):
 def rates_of(model):
     """The present learning rates, floats, one for each optimizer."""
     return [float(keras.ops.convert_to_numpy(o.learning_rate)) for o in optimizers_of(model)]
+
+
+def updates_of(model):
+    """The number of updates that the model's optimizer has made."""
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
 
 
 def set_schedule(model, optimizer, schedule):

@@ -15,6 +15,7 @@ from keras_cool.callbacks.learning_rates import (
     rates_of,
     scale_schedules,
     schedule_factor,
+    updates_of,
 )
 from keras_cool.callbacks.rescue_report import (
     NO_STATE,
@@ -158,7 +159,7 @@ class Rescue(keras.callbacks.Callback):
                     model.optimizer.build(model.trainable_variables)
                 self._good = self._kept(self._path)
         self._epoch_is_open = True
-        self._updates = self._updates_before_epoch = int(model.optimizer.iterations)
+        self._updates = self._updates_before_epoch = updates_of(model)
         self._loss.start()
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -243,7 +244,7 @@ class Rescue(keras.callbacks.Callback):
         if loss is None:
             return
         steps = self._batch + 1 if batch is None else batch
-        updates = int(model.optimizer.iterations)
+        updates = updates_of(model)
         self._idle = 0 if updates != self._updates else self._idle + steps - self._steps
         self._updates, self._steps = updates, steps
         trouble = self._trouble(loss, is_end_of_epoch=batch is None)
@@ -291,7 +292,7 @@ class Rescue(keras.callbacks.Callback):
             self._good.state.put_back()
             if self._good.epoch != self._epoch:
                 self.model.reset_metrics()
-        self._updates = int(self.model.optimizer.iterations)
+        self._updates = updates_of(self.model)
 
     def _rescue(self, trouble, loss, batch):
         rates, good = rates_of(self.model), self._good
