@@ -3,6 +3,7 @@
 import threading
 
 import keras
+from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.losses import loss as keras_loss
@@ -10,6 +11,7 @@ from keras.src.losses.loss import apply_mask
 from keras.src.losses.loss import unscale_loss_for_distribution as unscaled_for_replicas
 from keras.src.models.functional import Functional
 from keras.src.models.model import functional_init_arguments
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from keras.src.saving.keras_saveable import KerasSaveable
 
 # Keras' own trainer of the backend in use: the class right below `keras.Model` that has `fit`.
@@ -162,6 +164,25 @@ def learning_rate_variable(optimizer):
     return rate if isinstance(rate, keras.Variable) else None
 
 
+def learning_rate_schedule(optimizer):
+    """The learning-rate schedule of an optimizer, or what else it calls for its rate, or `None`
+    where that is a constant."""
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    rate = getattr(optimizer, "_learning_rate", None)
+    return rate if callable(rate) else None
+
+
+def unseeded_generator():
+    """The `SeedGenerator` of `keras.random` where no seed is given, or `None`: not drawn yet."""
+    return get_global_attribute(GLOBAL_SEED_GENERATOR)
+
+
+def set_unseeded_generator(generator):
+    """Puts back what `unseeded_generator` gave."""
+    set_global_attribute(GLOBAL_SEED_GENERATOR, generator)
+
+
 def trainable_variables_of(optimizer):
     """The variables that an optimizer was built on."""
     return optimizer._trainable_variables
@@ -230,6 +251,7 @@ __all__ = [
     "in_stateless_scope",
     "infinity_norm",
     "largest_second_moment",
+    "learning_rate_schedule",
     "learning_rate_variable",
     "loss_tracker",
     "mean_gradient",
@@ -237,10 +259,12 @@ __all__ = [
     "second_moment",
     "set_compiled_optimizer",
     "set_keras_mask",
+    "set_unseeded_generator",
     "sum_of_squares",
     "symbolic_build",
     "trainable_variables_of",
     "training_loss",
     "unscaled_for_replicas",
+    "unseeded_generator",
     "variable_layout",
 ]

@@ -251,3 +251,26 @@ def test_keras_saveables_on_a_model_are_saved_with_its_weights(model, tmp_path):
     model.count.value = 4.0
     model.load_weights(tmp_path / "model.weights.h5")
     assert model.count.value == 3
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_learning_rate_schedule_is_the_object_behind_the_rate(wrapped):
+    def wrap(optimizer):
+        return keras.optimizers.LossScaleOptimizer(optimizer) if wrapped else optimizer
+
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+    assert keras_private.learning_rate_schedule(wrap(keras.optimizers.SGD(schedule))) is schedule
+    assert keras_private.learning_rate_schedule(wrap(keras.optimizers.SGD(0.1))) is None
+
+
+def test_the_generator_of_what_has_no_seed():
+    keras.utils.set_random_seed(0)
+    assert keras_private.unseeded_generator() is None
+    first = keras.ops.convert_to_numpy(keras.random.uniform((2,)))
+    generator = keras_private.unseeded_generator()
+    assert isinstance(generator, keras.random.SeedGenerator)
+    keras_private.set_unseeded_generator(None)
+    keras.utils.set_random_seed(0)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(keras.random.uniform((2,))), first)
+    keras_private.set_unseeded_generator(generator)
+    assert keras_private.unseeded_generator() is generator

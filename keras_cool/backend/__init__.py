@@ -12,12 +12,19 @@ all_finite = _backend.all_finite
 all_finite_if = _backend.all_finite_if
 apply = _backend.apply
 apply_if = _backend.apply_if
+are_finite = _backend.are_finite
+as_bytes = _backend.as_bytes
+assign_copies = _backend.assign_copies
+copies = _backend.copies
+further_state = _backend.further_state
 gradients_of_all_replicas = _backend.gradients_of_all_replicas
 number_in_step = _backend.number_in_step
 keeping_mode = _backend.keeping_mode
 number_of_replicas = _backend.number_of_replicas
 on_all_replicas = _backend.on_all_replicas
 over_microbatches = _backend.over_microbatches
+random_state = _backend.random_state
+set_random_state = _backend.set_random_state
 sum_over_replicas = _backend.sum_over_replicas
 while_loop = _backend.while_loop
 
@@ -28,12 +35,19 @@ __all__ = [
     "all_finite_if",
     "apply",
     "apply_if",
+    "are_finite",
+    "as_bytes",
+    "assign_copies",
+    "copies",
+    "further_state",
     "gradients_of_all_replicas",
     "keeping_mode",
     "number_in_step",
     "number_of_replicas",
     "on_all_replicas",
     "over_microbatches",
+    "random_state",
+    "set_random_state",
     "sum_over_replicas",
     "while_loop",
 ]

@@ -6,6 +6,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import keras
+import numpy as np
 
 from keras_cool.keras_private import OverlayScope, trainable_variables_of
 
@@ -229,3 +230,47 @@ def number_in_step(variable):
 def keeping_mode(model):
     """A context in which the model predicts or is evaluated; nothing to put back after it."""
     return contextlib.nullcontext()
+
+
+def further_state(model):
+    """The state of training that no Keras variable holds: none."""
+    return []
+
+
+def copies(variables):
+    """Copies of the values of variables, laid out over the devices as these are.
+
+    Outside of a step. The copies are the caller's alone: a step that donates the buffers of its
+    state leaves them whole.
+    """
+    return [jnp.copy(v.value) for v in variables]
+
+
+def assign_copies(variables, values):
+    """Gives variables what `copies` made of them, as it was or `as_bytes`.
+
+    The values stay the caller's.
+    """
+    for variable, value in zip(variables, values, strict=True):
+        if isinstance(value, np.ndarray):
+            present = variable.value
+            value = value.view(present.dtype).reshape(present.shape)
+            value = jax.device_put(jnp.array(value), present.sharding)
+        variable.assign(jnp.copy(value))
+
+
+def as_bytes(value):
+    """One of the `copies` as a NumPy array of its bytes."""
+    return np.asarray(value).reshape(-1).view("uint8")
+
+
+are_finite = jax.jit(all_finite)  # outside of a step, in one call
+
+
+def random_state():
+    """The state of the backend's own random generators: it has none."""
+    return
+
+
+def set_random_state(state):
+    """Puts back what `random_state` gave."""

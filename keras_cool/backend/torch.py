@@ -3,9 +3,10 @@
 import contextlib
 
 import keras
+import numpy as np
 import torch
 
-from keras_cool.keras_private import in_stateless_scope
+from keras_cool.keras_private import all_layers, in_stateless_scope
 
 
 class SameRandomNumbers:
@@ -18,23 +19,25 @@ class SameRandomNumbers:
         self._first = None
 
     def __enter__(self):
-        self._after = _random_state()
+        self._after = random_state()
         if self._first is None:
             self._first = self._after
             self._after = None
         else:
-            _set_random_state(self._first)
+            set_random_state(self._first)
 
     def __exit__(self, *exception):
         if self._after is not None:
-            _set_random_state(self._after)
+            set_random_state(self._after)
 
 
-def _random_state():
+def random_state():
+    """The state of PyTorch's own generators, from which layers without a seed draw."""
     return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
 
 
-def _set_random_state(state):
+def set_random_state(state):
+    """Puts back what `random_state` gave."""
     torch.set_rng_state(state[0])
     if state[1] is not None:
         torch.cuda.set_rng_state(state[1])
@@ -151,3 +154,38 @@ def keeping_mode(model):
         _set_random_state(state)
         if model.training != training:
             model.train(training)
+
+
+def further_state(model):
+    """The state of training that no Keras variable holds: buffers of wrapped PyTorch modules."""
+    buffers = [b for layer in all_layers(model) for b in layer.buffers()]
+    return list({id(b): b for b in buffers}.values())
+
+
+def copies(variables):
+    """Copies of the values of variables. Outside of a step."""
+    return [_tensor(v).clone() for v in variables]
+
+
+def assign_copies(variables, values):
+    """Gives variables what `copies` made of them, as it was or `as_bytes`.
+
+    The values stay the caller's.
+    """
+    for variable, value in zip(variables, values, strict=True):
+        tensor = _tensor(variable)
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(value).view(tensor.dtype).reshape(tensor.shape)
+        tensor.copy_(value)
+
+
+def as_bytes(value):
+    """One of the `copies` as a NumPy array of its bytes."""
+    return value.cpu().reshape(-1).view(torch.uint8).numpy()
+
+
+def _tensor(variable):
+    return (variable.value if isinstance(variable, keras.Variable) else variable).detach()
+
+
+are_finite = all_finite  # outside of a step

@@ -183,6 +183,11 @@ class RungeKutta(MultiGradientOptimizer):
         """The gradient evaluations of a step, if no try is rejected."""
         return len(stages_needed(self.tableau, with_error=self._control is not None))
 
+    @property
+    def controls_step_size(self):
+        """Whether the embedded error chooses the step sizes, and not the learning rate."""
+        return self._control is not None
+
     def count(self, gradient_evaluations, finite):
         if self._control is not None:  # its loop runs as often as it needs to
             gradient_evaluations = self._control.evaluations.value

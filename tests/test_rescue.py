@@ -1,0 +1,300 @@
+"""`Rescue`: goes back when training runs off, lowers the rate, and leaves training alone else."""
+
+import contextlib
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from test_learning_rate_finder import assert_same_bits, deep_model, everything, linear_model
+from test_training_state import PLACES
+from ways_to_train import MODELS, WAYS
+
+import keras_cool as kc
+from keras_cool.callbacks import LearningRateFinder, Rescue
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(40, 3)).astype("float32")
+Y = (X @ np.array([[1.0], [-2.0], [0.5]])).astype("float32")
+LARGEST_RATE = 2 / np.linalg.eigvalsh(2 * X.T.astype("float64") @ X / len(X))[-1]
+
+
+def fit(model, rescue, x=X, y=Y, epochs=6, batch_size=10, callbacks=(), **arguments):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        callbacks = [rescue, *callbacks] if rescue else list(callbacks)
+        arguments = {"shuffle": False, "verbose": 0, **arguments}
+        return model.fit(
+            x, y, batch_size=batch_size, epochs=epochs, callbacks=callbacks, **arguments
+        ).history
+
+
+def rate_of(model):
+    return float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", MODELS)
+def test_with_no_trouble_training_is_the_same_to_the_bit(kind, way, tmp_path):
+    results = []
+    for rescue in (Rescue(frequency=2, keep=tmp_path / "state.npz"), None):
+        model = deep_model(MODELS[kind], keras.optimizers.Adam(0.01), **WAYS[way])
+        history = fit(model, rescue, epochs=2, batch_size=10, shuffle=True)
+        results.append({**everything(model), **history})
+    assert_same_bits(*results)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_rate_that_is_too_large_is_lowered_until_training_converges(kind, way):
+    """Gradient descent, driven to infinity by 1e10 times the largest stable rate."""
+    model = linear_model(
+        keras.optimizers.SGD(1e10 * LARGEST_RATE), MODELS[kind], start="ones", **WAYS[way]
+    )
+    rescue = Rescue(patience=20, factor=1e-3, frequency=2)
+    history = fit(model, rescue, epochs=12)
+    assert 3 <= len(rescue.rescues) <= 5
+    assert not rescue.gave_up
+    lowered = 1e10 * LARGEST_RATE * 1e-3 ** len(rescue.rescues)
+    assert rate_of(model) == pytest.approx(lowered, rel=1e-5)
+    assert [r["learning_rate"] for r in rescue.rescues] == pytest.approx(
+        [1e10 * LARGEST_RATE * 1e-3 ** (i + 1) for i in range(len(rescue.rescues))], rel=1e-5
+    )
+    assert history["loss"][-1] < history["loss"][-3]
+    assert np.isfinite(model.get_weights()[0]).all()
+
+
+class Spoils(keras.callbacks.Callback):
+    """Sets the weights to NaN at one step of one epoch."""
+
+    def __init__(self, epoch, batch):
+        super().__init__()
+        self.where, self.epoch = (epoch, batch), None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.epoch, batch) == self.where:
+            self.rate = rate_of(self.model)
+            for variable in self.model.trainable_variables:
+                variable.assign(np.full(variable.shape, np.nan, "float32"))
+
+
+def sgd(rate):
+    return keras.optimizers.SGD(rate, momentum=0.5)
+
+
+def numpy_momentum(batches, rates, size=10):
+    w, velocity = np.ones((3, 1)), np.zeros((3, 1))
+    for batch, rate in zip(batches, rates, strict=True):
+        samples = slice(size * batch, size * batch + size)
+        x, y = X[samples].astype("float64"), Y[samples]
+        velocity = 0.5 * velocity - rate * 2 / len(x) * x.T @ (x @ w - y)
+        w = w + velocity
+    return w
+
+
+@pytest.mark.parametrize("keep", ["device", "disk"])
+def test_it_goes_on_from_the_last_good_state_with_the_next_batches(keep, tmp_path):
+    model = linear_model(sgd(0.1), start="ones")
+    path = tmp_path / "states" / "good.npz"
+    rescue = Rescue(frequency=2, keep="device" if keep == "device" else path)
+    history = fit(model, rescue, epochs=2, callbacks=[Spoils(1, 1)])
+    # Good after two steps and after four; the second epoch's first two steps are undone.
+    rates = [0.1, 0.1, 0.1, 0.1, 0.05, 0.05]
+    expected = numpy_momentum([0, 1, 2, 3, 2, 3], rates)
+    np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-5)
+    assert [(r["epoch"], r["step"]) for r in rescue.rescues] == [(1, 2)]
+    assert "weights are not finite" in rescue.report()
+    assert np.isfinite(history["loss"]).all()  # the epoch's mean is that of the steps that hold
+    assert not path.exists()
+
+
+def test_a_state_whose_last_update_blew_it_up_is_not_taken_for_good():
+    """Weights of 1e12 are finite, and the loss before that update was in order."""
+
+    class BlowsUp(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch in (1, 2):
+                self.model.optimizer.learning_rate = 1e12 if batch == 1 else 0.1
+
+    model = linear_model(sgd(0.1), start="ones")
+    rescue = Rescue(frequency=1)
+    # The second step blows up the weights, and the third one sees it.
+    fit(model, rescue, epochs=1, callbacks=[BlowsUp()])
+    assert [(r["step"], r["learning_rate"]) for r in rescue.rescues] == [(3, pytest.approx(0.05))]
+    np.testing.assert_allclose(
+        model.get_weights()[0], numpy_momentum([0, 3], [0.1, 0.05]), rtol=1e-5
+    )
+
+
+def test_once_an_epoch_it_goes_back_to_the_end_of_the_last_one():
+    model = linear_model(sgd(0.1), start="ones")
+    rescue = Rescue()
+    history = fit(model, rescue, epochs=3, callbacks=[Spoils(1, 2)], validation_data=(X, Y))
+    expected = numpy_momentum([0, 1, 2, 3] * 2, [0.1] * 4 + [0.05] * 4)
+    np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-5)
+    assert [(r["epoch"], r["step"]) for r in rescue.rescues] == [(1, None)]
+    # The validation of the bad epoch is that of the good state again.
+    assert history["val_loss"][1] == history["val_loss"][0]
+
+
+def test_an_exploding_loss_that_is_still_finite():
+    model = linear_model(sgd(3 * LARGEST_RATE), start="ones")
+    rescue = Rescue(factor=0.1)
+    history = fit(model, rescue, epochs=12)
+    assert "the loss has exploded" in rescue.rescues[0]["trouble"]
+    assert np.isfinite(history["loss"]).all()
+    assert history["loss"][-1] < history["loss"][0] / 10
+    rescue = Rescue(explosion=None)
+    fit(linear_model(sgd(3 * LARGEST_RATE), start="ones"), rescue, epochs=3)
+    assert not rescue.rescues
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_it_gives_up_after_its_patience_with_a_report(kind):
+    y = Y.copy()
+    y[15] = np.nan  # in every epoch
+    model = linear_model("sgd", MODELS[kind], start="ones")
+    rescue = Rescue(patience=2, frequency=1)
+    with pytest.warns(UserWarning, match="Rescue gave up in epoch 3, after 2 steps: the weights"):
+        history = model.fit(
+            X, y, batch_size=10, epochs=6, shuffle=False, callbacks=[rescue], verbose=0
+        )
+    assert rescue.gave_up
+    assert len(history.history["loss"]) == 3
+    assert np.isfinite(model.get_weights()[0]).all()
+    report = rescue.report().splitlines()
+    assert [line.split(":")[0] for line in report[:2]] == [
+        "epoch 1, after 2 steps",
+        "epoch 2, after 2 steps",
+    ]
+    assert "It had gone back 2 times, which is its `patience`" in report[2]
+
+
+SKIPPING = {
+    "heun": lambda: kc.optimizers.Heun(0.1),
+    "accumulate": lambda: kc.optimizers.Accumulate("sgd", 2),
+    "loss-scale": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)),
+}
+
+
+@pytest.mark.parametrize("name", SKIPPING)
+def test_a_bad_batch_that_the_optimizer_skips_is_no_trouble(name):
+    y = Y.copy()
+    y[15] = np.nan
+    rescue = Rescue(frequency=1)
+    model = linear_model(SKIPPING[name](), kc.Model, start="ones")
+    fit(model, rescue, y=y, epochs=3)
+    assert not rescue.rescues
+    assert np.isfinite(model.get_weights()[0]).all()
+
+
+def test_an_epoch_of_skipped_steps_is_trouble():
+    model = linear_model(kc.optimizers.Heun(0.1), kc.Model, start="ones")
+    rescue = Rescue(patience=1)
+    fit(model, rescue, y=np.full_like(Y, np.nan), epochs=4)
+    assert rescue.gave_up
+    assert rescue.rescues[0]["trouble"] == "the loss is nan"
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_schedule_is_lowered_too(wrapped, tmp_path):
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.9)
+    optimizer = keras.optimizers.SGD(schedule, momentum=0.5)
+    optimizer = kc.optimizers.Accumulate(optimizer, 1) if wrapped else optimizer
+    model = linear_model(optimizer, kc.Model, start="ones")
+    fit(model, Rescue(frequency=2), epochs=2, callbacks=[Spoils(1, 1)])
+    # Two steps are undone, and the schedule goes back with `iterations`.
+    rates = 0.1 * 0.9 ** np.arange(6) * [1, 1, 1, 1, 0.5, 0.5]
+    expected = numpy_momentum([0, 1, 2, 3, 2, 3], rates)
+    np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert rate_of(loaded) == pytest.approx(0.05 * 0.9**6, rel=1e-5)
+
+
+def test_a_controlled_step_size_is_lowered():
+    model = linear_model(kc.optimizers.RK45(0.01), kc.Model, start="ones")
+    rescue, spoils = Rescue(frequency=2), Spoils(1, 1)
+    fit(model, rescue, epochs=2, callbacks=[spoils])
+    assert rescue.rescues[0]["learning_rate"] == pytest.approx(spoils.rate / 2)
+    assert np.isfinite(model.get_weights()[0]).all()
+
+
+@pytest.mark.parametrize("place", PLACES[1:])
+def test_on_several_devices_a_range_test_and_then_a_rescue(place):
+    with place():
+        model = linear_model(sgd(0.1), start="ones")
+        finder = LearningRateFinder(1e-3, 0.1, steps=4)
+        model.fit(X, Y, batch_size=8, shuffle=False, callbacks=[finder], verbose=0)
+        first = X[:8].astype("float64") @ np.ones((3, 1)) - Y[:8]
+        assert finder.data()["losses"][0] == pytest.approx(np.mean(first**2), rel=1e-5)
+        rescue = Rescue(frequency=2)
+        history = fit(model, rescue, epochs=2, batch_size=8, callbacks=[Spoils(1, 1)])
+    # Good after two steps, four, and the epoch's five.
+    expected = numpy_momentum([0, 1, 2, 3, 4, 2, 3, 4], [0.1] * 5 + [0.05] * 3, size=8)
+    np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-5)
+    assert [(r["epoch"], r["step"]) for r in rescue.rescues] == [(1, 2)]
+    assert np.isfinite(history["loss"]).all()
+
+
+class Interrupts(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            raise InterruptedError
+
+
+def test_it_goes_on_after_an_interruption(tmp_path):
+    def train(callbacks, epochs):
+        schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.9)
+        model = linear_model(keras.optimizers.SGD(schedule), start="ones")
+        rescue = Rescue(patience=2, frequency=1)
+        spoils = [Spoils(0, 1), Spoils(3, 0)]
+        with contextlib.suppress(InterruptedError):
+            fit(model, rescue, epochs=epochs, callbacks=[*spoils, *callbacks])
+        return model, rescue
+
+    whole, rescue = train([], 4)
+    assert len(rescue.rescues) == 2
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    train([backup, Interrupts()], 4)
+    resumed, second = train([keras.callbacks.BackupAndRestore(tmp_path / "backup")], 4)
+    np.testing.assert_array_equal(resumed.get_weights()[0], whole.get_weights()[0])
+    assert rate_of(resumed) == rate_of(whole)
+    assert len(second.rescues) == 1
+    assert not second.gave_up
+
+
+@pytest.mark.backend("tensorflow")
+def test_a_model_that_is_built_by_its_first_step():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile(sgd(0.1), loss="mse")
+    rescue = Rescue(frequency=1)
+    fit(model, rescue, epochs=1, callbacks=[Spoils(0, 1)])
+    assert len(rescue.rescues) == 1
+    assert not rescue.gave_up
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"patience": -1},
+        {"patience": 1.5},
+        {"factor": 1.0},
+        {"factor": 0},
+        {"explosion": 1},
+        {"frequency": 0},
+        {"keep": "good.weights.h5"},
+    ],
+)
+def test_arguments_out_of_range(arguments):
+    with pytest.raises(ValueError, match="It was given"):
+        Rescue(**arguments)
+
+
+def test_a_rate_that_is_a_function():
+    model = linear_model(keras.optimizers.SGD(lambda: 0.1))
+    with pytest.raises(ValueError, match="is the function .* a LearningRateSchedule"):
+        fit(model, Rescue())
