@@ -147,11 +147,11 @@ def keeping_mode(model):
 
     The random numbers go on where they were too: PyTorch's data loaders draw one for each pass.
     """
-    training, state = model.training, _random_state()
+    training, state = model.training, random_state()
     try:
         yield
     finally:
-        _set_random_state(state)
+        set_random_state(state)
         if model.training != training:
             model.train(training)
 
