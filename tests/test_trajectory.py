@@ -345,3 +345,10 @@ def test_steps_are_counted_without_a_look_at_the_end_of_batches():
         assert keras.callbacks.CallbackList([trajectory])._async_train == (
             keras.callbacks.CallbackList([])._async_train
         )
+
+
+def test_a_model_without_weights_to_train():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, trainable=False)])
+    model.compile("sgd", loss="mse")
+    with pytest.raises(ValueError, match=r"none that are trained yet. Build it.*keras.Input"):
+        model.fit(np.ones((4, 2)), np.ones((4, 1)), callbacks=[Trajectory()], verbose=0)

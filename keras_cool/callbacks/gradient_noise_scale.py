@@ -97,6 +97,7 @@ class GradientNoiseScale(StepCallback):
         return [self._updates, self._moments, self._window]
 
     def set_model(self, model):
+        """Takes up the model; Keras calls it before training."""
         optimizer = model.optimizer
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             optimizer = optimizer.inner_optimizer

@@ -105,6 +105,7 @@ class LearningRateFinder(keras.callbacks.Callback):
         self._start_anew()
 
     def set_model(self, model):
+        """Takes up the model; Keras calls it before training."""
         super().set_model(model)
         self._start_anew()
 

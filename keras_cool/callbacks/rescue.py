@@ -139,6 +139,7 @@ class Rescue(keras.callbacks.Callback):
         self._start_anew()
 
     def set_model(self, model):
+        """Takes up the model; Keras calls it before training."""
         super().set_model(model)
         self._start_anew()
         self._saved["schedule_factor"] = schedule_factor(model)

@@ -99,6 +99,7 @@ class Schedule(StepCallback):
         return self._own_variables
 
     def set_model(self, model):
+        """Takes up the model; Keras calls it before training."""
         self._first = self._target.value
         optimizer = model.optimizer
         known = [*model.variables, *model.metrics_variables, *(optimizer and optimizer.variables)]

@@ -66,6 +66,7 @@ class StepCallback(keras.callbacks.Callback):
         """
 
     def set_model(self, model):
+        """Takes up the model; Keras calls it before training."""
         super().set_model(model)
         from keras_cool.training.inject import inject  # the one look from here into that room
 

@@ -113,6 +113,7 @@ class StepReport(StepCallback):
         return [self._due, self._squared_norm]
 
     def set_model(self, model):
+        """Takes up the model; Keras calls it before training."""
         if model.steps_per_execution > 1:
             raise ValueError(
                 "StepReport compares the weights before and after one step, and with "

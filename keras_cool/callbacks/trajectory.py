@@ -40,7 +40,7 @@ class Trajectory(keras.callbacks.Callback):
     >>> import keras_cool as kc
     >>> x = keras.random.normal((64, 4))
     >>> y = keras.ops.sum(x, axis=1, keepdims=True)
-    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     >>> model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss="mse")
     >>> trajectory = kc.callbacks.Trajectory()
     >>> history = model.fit(x, y, epochs=5, callbacks=[trajectory], verbose=0)
@@ -59,7 +59,8 @@ class Trajectory(keras.callbacks.Callback):
             begins anew overwrites it. Defaults to `None`.
 
     Raises:
-        ValueError: If an argument is not as above.
+        ValueError: If an argument is not as above; when training begins, if the model has no weights
+            to train (on TensorFlow a model that was not built has none).
         OSError: If `file` cannot be written.
 
     Reference:
@@ -80,6 +81,7 @@ class Trajectory(keras.callbacks.Callback):
         self._points: Any = None  # until the first epoch begins
 
     def set_model(self, model):
+        """Takes up the model; Keras calls it before training."""
         super().set_model(model)
         self._points = self._plane = None
         self._time = 0
@@ -119,6 +121,12 @@ class Trajectory(keras.callbacks.Callback):
 
     def _begin(self):
         self._variables = list(self.model.trainable_variables)
+        if not self._variables:
+            raise ValueError(
+                "Trajectory records the weights from before the first step, and this model has "
+                "none that are trained yet. Build it before `fit`: begin it with keras.Input, or "
+                "call model.build(input_shape)."
+            )
         size = sum(int(np.prod(v.shape)) for v in self._variables)
         was_interrupted = self._saved["points"] > 0
         if self.file is not None:
