@@ -351,4 +351,6 @@ def test_a_model_without_weights_to_train():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, trainable=False)])
     model.compile("sgd", loss="mse")
     with pytest.raises(ValueError, match=r"none that are trained yet. Build it.*keras.Input"):
-        model.fit(np.ones((4, 2)), np.ones((4, 1)), callbacks=[Trajectory()], verbose=0)
+        model.fit(
+            np.ones((4, 2)), np.ones((4, 1)), callbacks=[kc.callbacks.Trajectory()], verbose=0
+        )

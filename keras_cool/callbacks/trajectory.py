@@ -59,8 +59,8 @@ class Trajectory(keras.callbacks.Callback):
             begins anew overwrites it. Defaults to `None`.
 
     Raises:
-        ValueError: If an argument is not as above; when training begins, if the model has no weights
-            to train (on TensorFlow a model that was not built has none).
+        ValueError: If an argument is not as above; when training begins, if the model has no
+            weights to train (on TensorFlow a model that was not built has none).
         OSError: If `file` cannot be written.
 
     Reference:
