@@ -1,10 +1,10 @@
-"""The table, the curves as a file and the plot of one task of `where_it_pays.py`."""
+"""The tables, the curves as files and the plots of `where_it_pays.py`."""
 
 import csv
 
-import matplotlib
+import matplotlib as mpl
 
-matplotlib.use("agg")
+mpl.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from _timing import machine, settings
@@ -68,8 +68,11 @@ def verdict(result):
         if np.isinf(b):
             parts.append(f"the {name} target: none of ours within the budget")
         else:
-            ratio = "more than the budget" if np.isinf(a) else f"{a / b:.2f} times as many"
-            parts.append(f"the {name} target: {others} takes {ratio} as {ours}")
+            if np.isinf(a):
+                others, ratio = "none of the others comes in", f"{result.budget / b:.1f}"
+            else:
+                others, ratio = f"{others} takes", f"{a / b:.2f}"
+            parts.append(f"the {name} target: {others} {ratio} times as many as {ours}")
     return "To " + "; to ".join(parts) + "."
 
 
@@ -98,26 +101,47 @@ def write_curves(result, path):
                 writer.writerow([one.contender.name, f"{at:.0f}", *(f"{v:.4g}" for v in values)])
 
 
-def plot(result, path):
-    """The best value so far against the gradient evaluations: the median, and all seeds' band."""
-    figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    for one in result.results:
-        at, middle, low, high = _bands(one.final, result.budget)
-        name = one.contender.name
-        style = "--" if name in DASHED else "-"
-        axes.plot(at, middle, style, color=COLOURS[name], label=name, linewidth=1.6)
-        axes.fill_between(at, low, high, color=COLOURS[name], alpha=0.12, linewidth=0)
-    axes.set(
-        yscale="log",
-        xlim=(0, result.budget),
-        xlabel="gradient evaluations",
-        ylabel=f"{result.task.measured}, best so far",
-        title=result.task.title,
-    )
-    axes.grid(alpha=0.25)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    figure.savefig(path, dpi=100)
+def plot(tasks, folder, path):
+    """A panel for each task whose curves are in the folder; gives whether there was one.
+
+    Args:
+        tasks: Dictionary of names and functions that make the `Task`s.
+        folder: Path, where the files of the curves are.
+        path: Path of the picture.
+    """
+    files = {name: folder / f"where_it_pays-{name}.csv" for name in tasks}
+    files = {name: file for name, file in files.items() if file.exists()}
+    if not files:
+        return False
+    columns = min(2, len(files))
+    rows = -(-len(files) // columns)
+    size = (4.7 * columns, 3.2 * rows + 0.8)
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axes in grid.flat[len(files) :]:
+        axes.axis("off")
+    for axes, (name, file) in zip(grid.flat, files.items()):
+        _panel(axes, tasks[name](), file)
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2 * columns, frameon=False)
+    figure.savefig(path, dpi=80)
     plt.close(figure)
+    return True
+
+
+def _panel(axes, task, file):
+    curves = {}
+    with file.open(encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            values = [float(row[k]) for k in ("evaluations", "median", "lowest", "highest")]
+            curves.setdefault(row["contender"], []).append(values)
+    for name, points in curves.items():
+        at, middle, low, high = np.transpose(points)
+        style, colour = "--" if name in DASHED else "-", COLOURS[name]
+        axes.plot(at, middle, style, color=colour, label=name, linewidth=1.6)
+        axes.fill_between(at, low, high, color=colour, alpha=0.1, linewidth=0)
+    axes.set(yscale="log", xlim=(0, at[-1]), xlabel="gradient evaluations", ylabel=task.measured)
+    axes.set_title(task.title, fontsize=11)
+    axes.grid(alpha=0.25)
 
 
 def _best(curve):

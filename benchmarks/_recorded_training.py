@@ -6,15 +6,17 @@ import keras
 import numpy as np
 from keras import ops
 
-import keras_cool as kc
-
 # A forward pass without a gradient: a gradient is a forward and a backward pass, of twice its cost.
 FORWARD_PASS = 1 / 3
 DIVERGED = 1e4  # a run that is so many times worse than its start is given up
 
 
-class Recorded(kc.Model):
-    """A model that logs the loss of each batch as it is, where Keras logs the mean of an epoch."""
+class Recording:
+    """A model that logs the loss of each batch as it is, where Keras logs the mean of an epoch.
+
+    It stands before `kc.Model` in the bases of each model by itself: Keras makes a class whose
+    objects are functional models, and what it inherits from, functional for good.
+    """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""The training tasks that the solvers are tried on, as data: model, loss, batches, start, budget."""
+"""The tasks that the solvers are tried on, as data: model, loss, batches, start and budget."""
 
 import functools
 from collections.abc import Callable
@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from _recorded_training import Recorded
+from _recorded_training import Recording
 from keras import ops
 from sklearn.datasets import load_digits
+
+import keras_cool as kc
 
 
 class Task(NamedTuple):
@@ -42,7 +44,11 @@ def standard_normal(model, seed):
         yield rng.normal(size=v.shape).astype("float32")
 
 
-def dense_net(sizes, activation="tanh", cls=Recorded):
+class Net(Recording, kc.Model):
+    """A functional model."""
+
+
+def dense_net(sizes, activation="tanh", cls=Net):
     inputs = keras.Input((sizes[0],))
     h = inputs
     for units in sizes[1:-1]:
@@ -100,7 +106,7 @@ def least_squares():
 
     def model():
         inputs = keras.Input((n,))
-        return Recorded(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
+        return Net(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
 
     return Task(
         "least squares, condition number 1e4",
@@ -122,7 +128,7 @@ def deep_tanh():
 # ------------------------------------------------------------------- a differential equation
 
 
-class PoissonNet(Recorded):
+class PoissonNet(Recording, kc.Model):
     """`u'' ` of `u(x) = (1 - x * x) n(x)`, zero at both ends; `n` is a tanh net.
 
     The derivatives of `n` by `x` go forward through the layers, beside the values.
@@ -171,7 +177,7 @@ def reversed_gradient(tensor):
     return 2 * ops.stop_gradient(tensor) - tensor
 
 
-class Lagrangian(Recorded):
+class Lagrangian(Recording, kc.Model):
     """Linear regression under equality constraints: descent in the weights, ascent in the
     multipliers of the constraints."""
 
@@ -218,7 +224,7 @@ def constrained_least_squares():
     )
 
 
-class Adversaries(Recorded):
+class Adversaries(Recording, kc.Model):
     """A generator and a critic of one loss, which the critic lowers and the generator raises.
 
     The output is what the critic says of the real samples, then of the generated ones.
@@ -325,12 +331,14 @@ def gan_on_a_ring():
     )
 
 
-TASKS = {
+DESCENTS = {
     "digits_mini_batches": digits_mini_batches,
     "digits_full_batch": digits_full_batch,
     "least_squares": least_squares,
     "deep_tanh": deep_tanh,
     "poisson": poisson,
+}
+GAMES = {
     "constrained": constrained_least_squares,
     "wasserstein_gan": wasserstein_gan,
     "gan_on_a_ring": gan_on_a_ring,

@@ -76,10 +76,11 @@ class Tuning:
         if quick:
             return
         for _ in range(3):  # a best rate at the end of the grid is none
-            if best() == max(tried):
+            nothing = np.isinf(score(tried[best()], self.budget))
+            if best() == min(tried) or nothing:
+                attempt(min(tried) / step)
+            elif best() == max(tried):
                 attempt(best() * step)
-            elif best() == min(tried):
-                attempt(best() / step)
         centre = best()
         for factor in FINER:
             attempt(centre * factor)

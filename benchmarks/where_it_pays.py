@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from _contenders import CONTENDERS
 from _pays_report import machine_and_command, plot, table, write_curves
-from _training_tasks import TASKS
+from _training_tasks import DESCENTS, GAMES
 from _tuning import Tuning, evaluations_to, score
 
+TASKS = DESCENTS | GAMES
 TUNING_SEEDS = (1001, 1002)
 EARLY = 1 / 4  # of the budget: the early target is what the best of the others reaches there
 
@@ -106,7 +107,9 @@ def main():
             head = machine_and_command(name, arguments)
             path.with_suffix(".md").write_text(f"{head}\n\n{text}\n")
             write_curves(result, path.with_suffix(".csv"))
-            plot(result, path.with_suffix(".png"))
+    if arguments.output:  # with the tasks of earlier runs into the same folder
+        for group, tasks in (("descents", DESCENTS), ("games", GAMES)):
+            plot(tasks, arguments.output, arguments.output / f"where_it_pays-{group}.png")
 
 
 if __name__ == "__main__":
