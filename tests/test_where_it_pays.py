@@ -25,7 +25,7 @@ def tiny_task(**kwargs):
 
     y = np.zeros((2, 1), "float32")
     return Task(
-        "tiny", model, X, y, 12, start=lambda model, seed: [(1 + seed % 7) * START], **kwargs
+        "tiny", model, X, y, 12, start=lambda model, seed: [START / (1 + seed % 7)], **kwargs
     )
 
 
@@ -43,7 +43,7 @@ def test_a_curve_is_the_loss_before_each_step_and_every_run_starts_anew():
         curve = trainable.run(seed=0, budget=5, rate=0.2)
         assert curve.spent == [0, 1, 2, 3, 4, 5]
         np.testing.assert_allclose(curve.values, losses_of_gradient_descent(0.2, 6), rtol=1e-5)
-    assert trainable.run(seed=1, budget=5, rate=0.2).values[0] == 4 * curve.values[0]
+    assert trainable.run(seed=1, budget=5, rate=0.2).values[0] == curve.values[0] / 4
 
 
 @pytest.mark.parametrize(("name", "each"), [("Heun", 2), ("RK45", 6 + FORWARD_PASS)])
@@ -76,7 +76,7 @@ def test_a_run_that_diverges_is_given_up():
 def test_the_best_rate_is_found_beyond_the_grid_and_between_its_rates():
     contender = CONTENDER["SGD"]._replace(rates=[0.01, 0.0025])
     tuning = Tuning(tiny_task(), contender, 12)
-    tuning.tune(seeds=(5,))
+    tuning.tune(seeds=(0,))
     # At 0.4 the curvatures 1 and 4 shrink alike, by 0.6 a step, and nothing does so faster.
     assert tuning.best_at(12).rate == pytest.approx(0.32)
 
@@ -120,16 +120,15 @@ def test_multipliers_ascend_and_weights_descend():
 
 def test_the_report_says_who_needed_how_many(tmp_path):
     contenders = [CONTENDER["SGD"], CONTENDER["Heun"]]
-    result = compare(tiny_task(), contenders, seeds=[0, 1, 2], quick=True, budget=12)
+    result = compare(tiny_task(), contenders, seeds=[3, 4, 5], quick=True, budget=12)
     sgd, heun = (one.evaluations(result.targets)[1] for one in result.results)
     ratio = np.median(sgd) / np.median(heun)
-    words = "none of ours" if math.isinf(np.median(heun)) else f"{ratio:.2f} times as many as Heun"
-    assert words in verdict(result).partition("late")[2]
+    assert f"SGD takes {ratio:.2f} times as many as Heun" in verdict(result).partition("late")[2]
     assert "| Heun | rate" in table(result)
     write_curves(result, tmp_path / "where_it_pays-tiny.csv")
     rows = list(csv.DictReader((tmp_path / "where_it_pays-tiny.csv").open()))
     assert {row["contender"] for row in rows} == {"SGD", "Heun"}
-    assert float(rows[0]["median"]) == pytest.approx(4 * 2.5)  # the middle seed's start
+    assert float(rows[0]["median"]) == pytest.approx(2.5 / 25)  # the middle seed's start
     tasks = {"tiny": tiny_task, "not_run": tiny_task}
     assert plot(tasks, tmp_path, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
