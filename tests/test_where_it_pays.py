@@ -128,7 +128,7 @@ def test_the_report_says_who_needed_how_many(tmp_path):
     write_curves(result, tmp_path / "where_it_pays-tiny.csv")
     rows = list(csv.DictReader((tmp_path / "where_it_pays-tiny.csv").open()))
     assert {row["contender"] for row in rows} == {"SGD", "Heun"}
-    assert float(rows[0]["median"]) == pytest.approx(2.5 / 9)  # the middle seed's start
+    assert float(rows[0]["median"]) == pytest.approx(2.5 / 9, rel=1e-3)  # the middle seed
     tasks = {"tiny": tiny_task, "not_run": tiny_task}
     assert plot(tasks, tmp_path, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
