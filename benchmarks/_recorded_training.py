@@ -8,6 +8,9 @@ from keras import ops
 
 # A forward pass without a gradient: a gradient is a forward and a backward pass, of twice its cost.
 FORWARD_PASS = 1 / 3
+# Without it TensorFlow may read a weight for the gradient of another after it has been updated: in
+# games of two that changes the course, from run to run (seen with `keras.Model` alone).
+JIT_COMPILE = True if keras.backend.backend() == "tensorflow" else "auto"
 DIVERGED = 1e4  # a run that is so many times worse than its start is given up
 
 
@@ -122,7 +125,9 @@ class Trainable:
     def __init__(self, task, optimizer, full_batch=False):
         self.task, self.forward_passes = task, int(full_batch)
         self.model = task.model()
-        self.model.compile(optimizer, loss=task.loss, metrics=task.metrics)
+        self.model.compile(
+            optimizer, loss=task.loss, metrics=list(task.metrics), jit_compile=JIT_COMPILE
+        )
         optimizer.build(self.model.trainable_variables)
         self.start = [ops.convert_to_numpy(v) for v in optimizer.variables]
 
