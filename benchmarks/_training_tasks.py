@@ -298,7 +298,7 @@ def wasserstein_gan():
 def gan_on_a_ring():
     """Eight clusters on a ring and nets on both sides, as in Metz and others, 2017, "Unrolled
     generative adversarial networks"; the distance is the energy distance of the two samples."""
-    rng, n = np.random.default_rng(0), 128
+    rng, n = np.random.default_rng(0), 64
     angle = np.arange(n) % 8 * np.pi / 4
     real = np.stack([np.cos(angle), np.sin(angle)], axis=1) + 0.05 * rng.normal(size=(n, 2))
     real, noise = real.astype("float32"), rng.normal(size=(n, 4)).astype("float32")
@@ -313,7 +313,7 @@ def gan_on_a_ring():
         return 2 * mean_distance(made, fixed) - inside
 
     def model():
-        nets = (dense_net(sizes, cls=keras.Model) for sizes in ([4, 32, 32, 2], [2, 32, 32, 1]))
+        nets = (dense_net(sizes, cls=keras.Model) for sizes in ([4, 16, 16, 2], [2, 16, 16, 1]))
         net = Adversaries(*nets, noise, distance)
         net(real)  # builds it
         return net
@@ -323,7 +323,7 @@ def gan_on_a_ring():
         model,
         real,
         np.repeat(np.float32([[1], [0]]), n, axis=0),
-        4000,
+        1500,
         loss=keras.losses.BinaryCrossentropy(from_logits=True),
         start=glorot_uniform,
         measured="energy distance",
