@@ -69,7 +69,7 @@ def verdict(result):
             parts.append(f"the {name} target: none of ours within the budget")
         else:
             if np.isinf(a):
-                others, ratio = "none of the others comes in", f"{result.budget / b:.1f}"
+                others, ratio = "none of the others comes there in", f"{result.budget / b:.1f}"
             else:
                 others, ratio = f"{others} takes", f"{a / b:.2f}"
             parts.append(f"the {name} target: {others} {ratio} times as many as {ours}")
@@ -123,7 +123,7 @@ def plot(tasks, folder, path):
         _panel(axes, tasks[name](), file)
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2 * columns, frameon=False)
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=72, pil_kwargs={"optimize": True})
     plt.close(figure)
     return True
 

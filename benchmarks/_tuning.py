@@ -38,6 +38,11 @@ def score(runs, at):
     return np.mean(np.log(np.maximum(values, 1e-30)))
 
 
+def improves(curve):
+    """Whether a run got anywhere; one whose every step is skipped does not, nor does it diverge."""
+    return not curve.diverged() and min(curve.values) < curve.values[0]
+
+
 class Tuning:
     """The tuning of one contender on one task: one compiled model a setting, many runs."""
 
@@ -69,15 +74,14 @@ class Tuning:
                 self.runs.append(tried[rate])
 
         def best():
-            return min(tried, key=lambda rate: score(tried[rate], self.budget))
+            return min(sorted(tried), key=lambda rate: score(tried[rate], self.budget))
 
         for rate in rates[3:5] if quick else rates:
             attempt(rate)
         if quick:
             return
         for _ in range(3):  # a best rate at the end of the grid is none
-            nothing = np.isinf(score(tried[best()], self.budget))
-            if best() == min(tried) or nothing:
+            if best() == min(tried) or not any(map(improves, tried[best()].curves)):
                 attempt(min(tried) / step)
             elif best() == max(tried):
                 attempt(best() * step)
