@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from _contenders import CONTENDERS
 from _pays_report import machine_and_command, plot, table, write_curves
-from _training_tasks import DESCENTS, GAMES
+from _training_games import GAMES
+from _training_tasks import DESCENTS
 from _tuning import Tuning, evaluations_to, score
 
 TASKS = DESCENTS | GAMES

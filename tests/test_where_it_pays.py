@@ -9,7 +9,8 @@ import pytest
 from _contenders import CONTENDERS
 from _pays_report import plot, table, verdict, write_curves
 from _recorded_training import FORWARD_PASS, Trainable
-from _training_tasks import Net, Task, constrained_least_squares, poisson
+from _training_games import constrained_least_squares
+from _training_tasks import Net, Task, poisson
 from _tuning import Tuning, best_so_far, evaluations_to
 from where_it_pays import compare
 
