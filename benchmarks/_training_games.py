@@ -110,7 +110,7 @@ def wasserstein_gan():
     mixing = np.array([[1.0, 0.5], [0.0, 0.7]])
     real = (rng.normal(size=(n, 2)) @ mixing + [1, -1]).astype("float32")
     noise = rng.normal(size=(n, 2)).astype("float32")
-    mean, second = real.mean(0), real.T @ real / n
+    mean, second = map(ops.convert_to_tensor, (real.mean(0), real.T @ real / n))
 
     def distance(made):
         off = ops.sum(ops.square(ops.mean(made, axis=0) - mean))

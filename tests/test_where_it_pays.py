@@ -9,7 +9,7 @@ import pytest
 from _contenders import CONTENDERS
 from _pays_report import plot, table, verdict, write_curves
 from _recorded_training import FORWARD_PASS, Trainable
-from _training_games import constrained_least_squares
+from _training_games import GAMES, constrained_least_squares
 from _training_tasks import Net, Task, poisson
 from _tuning import Tuning, best_so_far, evaluations_to
 from where_it_pays import compare
@@ -117,6 +117,13 @@ def test_multipliers_ascend_and_weights_descend():
         gradient = 2 * x.T @ (x @ w - y) / len(x) + c.T @ multipliers
         w, multipliers = w - 0.02 * gradient, multipliers + 0.02 * (c @ w - d)
     np.testing.assert_allclose(curve.values, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["wasserstein_gan", "gan_on_a_ring"])
+def test_an_adversarial_task_measures_a_distance_that_training_changes(name):
+    curve = Trainable(GAMES[name](), keras.optimizers.SGD(0.1)).run(seed=0, budget=3, rate=0.1)
+    assert curve.spent == [0, 1, 2, 3]
+    assert min(curve.values) > 0 and len(set(curve.values)) == 4
 
 
 def test_the_report_says_who_needed_how_many(tmp_path):
