@@ -8,9 +8,6 @@ from keras import ops
 
 # A forward pass without a gradient: a gradient is a forward and a backward pass, of twice its cost.
 FORWARD_PASS = 1 / 3
-# Without it TensorFlow may read a weight for the gradient of another after it has been updated: in
-# games of two that changes the course, from run to run (seen with `keras.Model` alone).
-JIT_COMPILE = True if keras.backend.backend() == "tensorflow" else "auto"
 DIVERGED = 1e4  # a run that is so many times worse than its start is given up
 
 
@@ -112,6 +109,15 @@ class EvaluatedCurve(Curve):
         self.accuracies.append(logs["accuracy"])
 
 
+def jit_compile(task):
+    """Keras' choice, but for games on TensorFlow.
+
+    Without it a weight may be read there for the gradient of another after it has been updated,
+    which changes the course of a game from run to run (seen with `keras.Model` alone).
+    """
+    return True if task.game and keras.backend.backend() == "tensorflow" else "auto"
+
+
 class Trainable:
     """One compiled model that can be trained again and again, from another start each time.
 
@@ -126,7 +132,7 @@ class Trainable:
         self.task, self.forward_passes = task, int(full_batch)
         self.model = task.model()
         self.model.compile(
-            optimizer, loss=task.loss, metrics=list(task.metrics), jit_compile=JIT_COMPILE
+            optimizer, loss=task.loss, metrics=list(task.metrics), jit_compile=jit_compile(task)
         )
         optimizer.build(self.model.trainable_variables)
         self.start = [ops.convert_to_numpy(v) for v in optimizer.variables]

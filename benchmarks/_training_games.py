@@ -9,7 +9,7 @@ from keras import ops
 import keras_cool as kc
 
 # What momentum and Adam are tuned over: what rotates bears less momentum.
-GAME_SETTINGS = {"momentum": (0.5, 0.9), "beta_1": (0.0, 0.5, 0.9)}
+GAME_SETTINGS = {"game": True, "momentum": (0.5, 0.9), "beta_1": (0.0, 0.5, 0.9)}
 
 
 def reversed_gradient(tensor):

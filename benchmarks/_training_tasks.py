@@ -28,6 +28,7 @@ class Task(NamedTuple):
     measured: str = "loss"
     momentum: tuple = (0.9, 0.97, 0.99)  # what momentum's decay is tuned over
     beta_1: tuple = (0.9, 0.99)  # the same for Adam
+    game: bool = False  # whether a part of the weights ascends
 
 
 def glorot_uniform(model, seed):
