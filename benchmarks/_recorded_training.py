@@ -155,6 +155,7 @@ class Trainable:
             variable.assign(value)
         for variable, value in zip(model.optimizer.variables, self.start):
             variable.assign(value)
+        model.measured.assign(math.nan)  # what it stays where the first step is skipped
         if rate is not None:
             model.optimizer.learning_rate = rate
         if task.batch_size is None:

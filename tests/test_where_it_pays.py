@@ -74,6 +74,13 @@ def test_a_run_that_diverges_is_given_up():
     assert math.isinf(best_so_far(curve, 500)) and math.isinf(evaluations_to(curve, 0.0))
 
 
+def test_a_run_whose_first_step_is_skipped_keeps_nothing_of_the_run_before():
+    optimizer = CONTENDER["Chebyshev"].optimizer(tiny_task(), {"stages": 20})
+    trainable = Trainable(tiny_task(), optimizer)
+    assert not trainable.run(seed=0, budget=40, rate=0.1, evaluations_a_step=20).diverged()
+    assert trainable.run(seed=0, budget=40, rate=1e9, evaluations_a_step=20).diverged()
+
+
 def test_the_best_rate_is_found_beyond_the_grid_and_between_its_rates():
     contender = CONTENDER["SGD"]._replace(rates=[0.01, 0.0025])
     tuning = Tuning(tiny_task(), contender, 12)
