@@ -1,0 +1,150 @@
+"""`benchmarks/where_it_pays.py` counts, tunes and reports as it says, on a tiny task."""
+
+import csv
+import math
+
+import keras
+import numpy as np
+import pytest
+from _contenders import CONTENDERS
+from _pays_report import plot, table, verdict, write_curves
+from _recorded_training import FORWARD_PASS, Trainable
+from _training_games import GAMES, constrained_least_squares
+from _training_tasks import Net, Task, poisson
+from _tuning import Tuning, best_so_far, evaluations_to
+from where_it_pays import compare
+
+CONTENDER = {contender.name: contender for contender in CONTENDERS}
+X = np.diag([1.0, 2.0]).astype("float32")
+START = np.array([[1.0], [-1.0]], "float32")
+
+
+def tiny_task(**kwargs):
+    def model():
+        inputs = keras.Input((2,))
+        return Net(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
+
+    y = np.zeros((2, 1), "float32")
+    return Task(
+        "tiny", model, X, y, 12, start=lambda model, seed: [START / (1 + seed % 7)], **kwargs
+    )
+
+
+def losses_of_gradient_descent(rate, steps):
+    p, losses = START.astype("float64"), []
+    for _ in range(steps):
+        losses.append(np.mean((X @ p) ** 2))
+        p = p - rate * X.T @ (X @ p)
+    return losses
+
+
+def test_a_curve_is_the_loss_before_each_step_and_every_run_starts_anew():
+    trainable = Trainable(tiny_task(), keras.optimizers.SGD(0.1))
+    for _ in range(2):
+        curve = trainable.run(seed=0, budget=5, rate=0.2)
+        assert curve.spent == [0, 1, 2, 3, 4, 5]
+        np.testing.assert_allclose(curve.values, losses_of_gradient_descent(0.2, 6), rtol=1e-5)
+    assert trainable.run(seed=1, budget=5, rate=0.2).values[0] == curve.values[0] / 4
+
+
+@pytest.mark.parametrize(("name", "each"), [("Heun", 2), ("RK45", 6 + FORWARD_PASS)])
+def test_each_gradient_of_a_step_counts_and_a_forward_pass_a_third(name, each):
+    task, contender = tiny_task(), CONTENDER[name]
+    setting = contender.settings(task)[0]
+    optimizer = contender.optimizer(task, setting)
+    trainable = Trainable(task, optimizer, contender.full_batch(task))
+    curve = trainable.run(0, 30, 0.01, contender.evaluations(setting))
+    first = curve.spent[1] - each  # RK45's first gradient, and the rejected tries of the first step
+    assert first == pytest.approx(0 if name == "Heun" else 1)
+    np.testing.assert_allclose(np.diff(curve.spent)[1:], each)
+    assert curve.spent[-1] <= 30 < curve.evaluations
+
+
+def test_on_mini_batches_the_loss_of_all_data_is_taken_and_the_accuracy_on_others():
+    task = tiny_task(batch_size=1, epochs=3, metrics=("accuracy",), held_out=(X, X[:, :1]))
+    curve = Trainable(task, keras.optimizers.SGD(0.1)).run(seed=0, budget=12)
+    assert curve.spent == [0, 4, 8, 12]
+    assert curve.values[0] == pytest.approx(2.5)
+    assert len(curve.accuracies) == 4
+
+
+def test_a_run_that_diverges_is_given_up():
+    curve = Trainable(tiny_task(), keras.optimizers.SGD(0.1)).run(seed=0, budget=500, rate=1e3)
+    assert len(curve.values) < 20
+    assert math.isinf(best_so_far(curve, 500)) and math.isinf(evaluations_to(curve, 0.0))
+
+
+def test_a_run_whose_first_step_is_skipped_keeps_nothing_of_the_run_before():
+    optimizer = CONTENDER["Chebyshev"].optimizer(tiny_task(), {"stages": 20})
+    trainable = Trainable(tiny_task(), optimizer)
+    assert not trainable.run(seed=0, budget=40, rate=0.1, evaluations_a_step=20).diverged()
+    assert trainable.run(seed=0, budget=40, rate=1e9, evaluations_a_step=20).diverged()
+
+
+def test_the_best_rate_is_found_beyond_the_grid_and_between_its_rates():
+    contender = CONTENDER["SGD"]._replace(rates=[0.01, 0.0025])
+    tuning = Tuning(tiny_task(), contender, 12)
+    tuning.tune(seeds=(0,))
+    # At 0.4 the curvatures 1 and 4 shrink alike, by 0.6 a step, and nothing does so faster.
+    assert tuning.best_at(12).rate == pytest.approx(0.32)
+
+
+def test_a_physics_informed_net_knows_its_second_derivative():
+    model = poisson().model()
+    for v, value in zip(model.trainable_variables, poisson().start(model, 0)):
+        v.assign(value)
+
+    def u(x):
+        h = x
+        for layer in model.hidden:
+            kernel, bias = (np.asarray(w, "float64") for w in layer.get_weights())
+            h = np.tanh(h @ kernel + bias)
+        kernel, bias = (np.asarray(w, "float64") for w in model.last.get_weights())
+        return (1 - x * x) * (h @ kernel + bias)
+
+    x, h = np.linspace(-0.9, 0.9, 7)[:, None], 1e-4
+    expected = (u(x + h) - 2 * u(x) + u(x - h)) / h**2
+    predicted = keras.ops.convert_to_numpy(model(x.astype("float32")))
+    np.testing.assert_allclose(predicted, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_multipliers_ascend_and_weights_descend():
+    task = constrained_least_squares()
+    trainable = Trainable(task, keras.optimizers.SGD(0.1))
+    curve = trainable.run(seed=0, budget=10, rate=0.02)
+    model = trainable.model
+    x, y, c, d, solution = (
+        np.asarray(keras.ops.convert_to_numpy(a), "float64")
+        for a in (task.x, task.y, model.constraints, model.values, model.solution)
+    )
+    w, multipliers = (a.astype("float64") for a in task.start(model, 0))
+    expected = []
+    for _ in range(11):
+        expected.append(np.mean((w - solution) ** 2))
+        gradient = 2 * x.T @ (x @ w - y) / len(x) + c.T @ multipliers
+        w, multipliers = w - 0.02 * gradient, multipliers + 0.02 * (c @ w - d)
+    np.testing.assert_allclose(curve.values, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["wasserstein_gan", "gan_on_a_ring"])
+def test_an_adversarial_task_measures_a_distance_that_training_changes(name):
+    curve = Trainable(GAMES[name](), keras.optimizers.SGD(0.1)).run(seed=0, budget=3, rate=0.1)
+    assert curve.spent == [0, 1, 2, 3]
+    assert min(curve.values) > 0 and len(set(curve.values)) == 4
+
+
+def test_the_report_says_who_needed_how_many(tmp_path):
+    contenders = [CONTENDER["SGD"], CONTENDER["Heun"]]
+    result = compare(tiny_task(), contenders, seeds=[1, 2, 3], quick=True, budget=12)
+    sgd, heun = (one.evaluations(result.targets)[0] for one in result.results)
+    ratio = np.median(sgd) / np.median(heun)
+    assert f"early target: SGD takes {ratio:.2f} times as many as Heun" in verdict(result)
+    assert "| Heun | rate" in table(result)
+    write_curves(result, tmp_path / "where_it_pays-tiny.csv")
+    rows = list(csv.DictReader((tmp_path / "where_it_pays-tiny.csv").open()))
+    assert {row["contender"] for row in rows} == {"SGD", "Heun"}
+    assert float(rows[0]["median"]) == pytest.approx(2.5 / 9, rel=1e-3)  # the middle seed
+    tasks = {"tiny": tiny_task, "not_run": tiny_task}
+    assert plot(tasks, tmp_path, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+    assert not plot({"not_run": tiny_task}, tmp_path, tmp_path / "none.png")
