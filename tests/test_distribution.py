@@ -91,13 +91,11 @@ if BACKEND == "jax":
 
 
 if BACKEND == "tensorflow":
-    import tensorflow as tf
+    from replicas import mirrored_strategy
 
-    @pytest.fixture(scope="module")
+    @pytest.fixture
     def strategy():
-        devices = tf.config.list_logical_devices("CPU")
-        assert len(devices) == 2, "tests/conftest.py splits the CPU into 2 logical devices"
-        return tf.distribute.MirroredStrategy([d.name for d in devices])
+        return mirrored_strategy()
 
     def test_two_replicas_equal_one(case, strategy):
         optimizer, model_class, *options = case

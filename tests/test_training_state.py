@@ -74,11 +74,10 @@ if BACKEND == "jax":
 
     PLACES = [one_device, data_parallel, model_parallel]
 elif BACKEND == "tensorflow":
+    from replicas import mirrored_strategy
 
     def mirrored():
-        import tensorflow as tf
-
-        return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope()
+        return mirrored_strategy().scope()
 
     PLACES = [one_device, mirrored]
 else:
