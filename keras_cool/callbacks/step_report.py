@@ -86,8 +86,9 @@ class StepReport(StepCallback):
         panels = [
             ("norm", ["gradient_norm", "update_norm", "weight_norm"]),
             ("update ratio", ["update_ratio"]),
-            ("step size", ["step_size"] if "step_size" in data else ["learning_rate"]),
         ]
+        size = "step_size" if "step_size" in data else "learning_rate"
+        panels.append((size.replace("_", " "), [size]))
         if "embedded_error" in data:
             panels.append(("embedded error", ["embedded_error"]))
             panels.append(("rejected tries", ["rejected_tries"]))
