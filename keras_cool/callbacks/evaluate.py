@@ -35,6 +35,9 @@ class Evaluate(keras.callbacks.Callback):
     so `keras.callbacks.BackupAndRestore` goes on with them. The best weights are those in the
     file `save_best`; without it they are in memory alone and lost when the process ends.
 
+    What the function raises goes on, with a note that names the callback and the epoch. NaN is never
+    the best; a warning says so once.
+
     Example:
 
     >>> import keras
@@ -80,9 +83,6 @@ class Evaluate(keras.callbacks.Callback):
         ValueError: If another argument is not as above, the function's dictionary has no `name`, or
             the logs have an entry of that name already.
         OSError: If `save_best` cannot be written; before training.
-
-        What the function raises goes on, with a note that names the callback and the epoch. NaN is
-        never the best; a warning says so once.
     """
 
     def __init__(
