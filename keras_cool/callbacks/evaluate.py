@@ -35,8 +35,8 @@ class Evaluate(keras.callbacks.Callback):
     so `keras.callbacks.BackupAndRestore` goes on with them. The best weights are those in the
     file `save_best`; without it they are in memory alone and lost when the process ends.
 
-    What the function raises goes on, with a note that names the callback and the epoch. NaN is never
-    the best; a warning says so once.
+    What the function raises goes on, with a note that names the callback and the epoch. NaN is
+    never the best; a warning says so once.
 
     Example:
 
