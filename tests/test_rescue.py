@@ -6,7 +6,13 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from test_learning_rate_finder import assert_same_bits, deep_model, everything, linear_model
+from test_learning_rate_finder import (
+    assert_same_bits,
+    deep_model,
+    everything,
+    linear_model,
+    optimizer_for,
+)
 from test_training_state import PLACES
 from ways_to_train import MODELS, WAYS
 
@@ -38,8 +44,8 @@ def rate_of(model):
 def test_with_no_trouble_training_is_the_same_to_the_bit(kind, way, tmp_path):
     results = []
     for rescue in (Rescue(frequency=2, keep=tmp_path / "state.npz"), None):
-        model = deep_model(MODELS[kind], keras.optimizers.Adam(0.01), **WAYS[way])
-        history = fit(model, rescue, epochs=2, batch_size=10, shuffle=True)
+        model = deep_model(MODELS[kind], optimizer_for(way), **WAYS[way])
+        history = fit(model, rescue, epochs=2, shuffle=True)
         results.append({**everything(model), **history})
     assert_same_bits(*results)
 
