@@ -19,7 +19,13 @@ import keras_cool as kc
 
 # The samples, and the widths of a net with tanh between the layers.
 NETS = {"small": (64, (8, 16, 1)), "large": (256, (128, 256, 256, 1))}
-METHODS = {"jax": ["RK23", "RK45", "Tsit5"], "torch": ["RK23", "RK45"]}
+# The names of the peers for the methods.
+THEIRS = {
+    "jax": {"RK23": "Bosh3", "RK45": "Dopri5", "Tsit5": "Tsit5"},
+    "torch": {"RK23": "bosh3", "RK45": "dopri5"},
+}
+COLUMNS = ["net", "method", "peer", *["gradients", "theirs", "distance", "theirs", "ms", "theirs"]]
+COLUMNS += ["ratio", "quartiles"]
 TOLERANCES = {"rtol": 1e-3, "atol": 1e-6}
 FIRST_STEP = 0.01
 
@@ -99,15 +105,13 @@ class Ours:
 class Diffrax:
     """`diffrax.diffeqsolve` of a tuple of arrays, compiled."""
 
-    SOLVERS = {"RK23": "Bosh3", "RK45": "Dopri5", "Tsit5": "Tsit5"}
-
     def __init__(self, problem, method, flow_time):
         import diffrax
         import jax
         import jax.numpy as jnp
 
         x, y = (jnp.asarray(a) for a in problem.data())
-        self.name = f"diffrax {self.SOLVERS[method]}"
+        self.name = f"diffrax {THEIRS['jax'][method]}"
         self.counted = 0
 
         def loss(weights):
@@ -127,7 +131,7 @@ class Diffrax:
         def solve(start, counting):
             solution = diffrax.diffeqsolve(
                 diffrax.ODETerm(flow),
-                getattr(diffrax, self.SOLVERS[method])(),
+                getattr(diffrax, THEIRS["jax"][method])(),
                 t0=0.0,
                 t1=flow_time,
                 dt0=FIRST_STEP,
@@ -167,8 +171,6 @@ class Diffrax:
 class Torchdiffeq:
     """`torchdiffeq.odeint` of one flat vector."""
 
-    SOLVERS = {"RK23": "bosh3", "RK45": "dopri5"}
-
     def __init__(self, problem, method, flow_time):
         import torch
         from torchdiffeq import odeint
@@ -176,7 +178,7 @@ class Torchdiffeq:
         x, y = (torch.tensor(a) for a in problem.data())
         shapes = [w.shape for w in problem.start]
         sizes = [w.size for w in problem.start]
-        self.name, self.counted = f"torchdiffeq {self.SOLVERS[method]}", 0
+        self.name, self.counted = f"torchdiffeq {THEIRS['torch'][method]}", 0
         flat = np.concatenate([w.ravel() for w in problem.start])
         start, times = torch.tensor(flat, dtype=torch.float32), torch.tensor([0.0, flow_time])
 
@@ -197,7 +199,12 @@ class Torchdiffeq:
         def solve():
             with torch.no_grad():
                 return odeint(
-                    flow, start, times, method=self.SOLVERS[method], options=options, **TOLERANCES
+                    flow,
+                    start,
+                    times,
+                    method=THEIRS["torch"][method],
+                    options=options,
+                    **TOLERANCES,
                 )[-1]
 
         self.solve = solve
@@ -241,7 +248,7 @@ def main():
     if backend not in PEERS:
         raise SystemExit(f"There is no such peer on {backend}; KERAS_BACKEND is jax or torch.")
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--methods", nargs="+", choices=METHODS[backend], default=METHODS[backend])
+    parser.add_argument("--methods", nargs="+", choices=THEIRS[backend], default=[*THEIRS[backend]])
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--steps", type=int, default=40, help="accepted steps")
     parser.add_argument("--rounds", type=int, default=9)
@@ -254,9 +261,8 @@ def main():
         "",
         f"`{settings()}python benchmarks/solver_peers.py {options}`",
         "",
-        "| net | method | peer | gradients | of the peer | distance | of the peer | ms | "
-        "of the peer | ratio | quartiles |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| {' | '.join(COLUMNS)} |",
+        f"|{' --- |' * len(COLUMNS)}",
     ]
     for net, method in itertools.product(arguments.nets, arguments.methods):
         lines.append(measure(net, method, arguments.steps, arguments.rounds))
