@@ -8,6 +8,7 @@ _backend = import_module(f"{__name__}.{BACKEND}")
 
 SameRandomNumbers = _backend.SameRandomNumbers
 accumulate = _backend.accumulate
+add_scaled = _backend.add_scaled
 all_finite = _backend.all_finite
 all_finite_if = _backend.all_finite_if
 apply = _backend.apply
@@ -16,12 +17,14 @@ gradients_of_all_replicas = _backend.gradients_of_all_replicas
 number_of_replicas = _backend.number_of_replicas
 on_all_replicas = _backend.on_all_replicas
 over_microbatches = _backend.over_microbatches
+sum_of_squared_errors = _backend.sum_of_squared_errors
 sum_over_replicas = _backend.sum_over_replicas
 while_loop = _backend.while_loop
 
 __all__ = [
     "SameRandomNumbers",
     "accumulate",
+    "add_scaled",
     "all_finite",
     "all_finite_if",
     "apply",
@@ -30,6 +33,7 @@ __all__ = [
     "number_of_replicas",
     "on_all_replicas",
     "over_microbatches",
+    "sum_of_squared_errors",
     "sum_over_replicas",
     "while_loop",
 ]

@@ -93,6 +93,28 @@ def all_finite_if(condition, tensors):
     return jax.lax.cond(condition, all_finite, lambda _: jnp.array(False), tensors)
 
 
+def add_scaled(tensors, factor, others, into=None):
+    """Gives `t + factor * o` for each pair of tensors.
+
+    Args:
+        tensors: List of tensors, the `t`.
+        factor: Float, or scalar tensor.
+        others: List of tensors, the `o`.
+        into: One of the two lists, whose memory may be taken for the results, or `None`.
+    """
+    return [t + jnp.asarray(factor, t.dtype) * o for t, o in zip(tensors, others, strict=True)]
+
+
+def sum_of_squared_errors(e, p, q, rtol, atol):
+    """Gives the sum of the squares of `e / (atol + rtol * max(|p|, |q|))`, a scalar.
+
+    Where `q` is not finite, the sum is not.
+    """
+    scale = atol + rtol * jnp.maximum(jnp.abs(p), jnp.abs(q))
+    # An infinite point has an infinite scale: `0 * q` keeps it from passing as no error.
+    return jnp.sum(jnp.square((e + 0 * q) / scale))
+
+
 def while_loop(cond, body, loop_vars):
     """`keras.ops.while_loop`, fast with convolutions in its body too."""
     return keras.ops.while_loop(cond, canonical_convolutions(body), loop_vars)
