@@ -61,6 +61,8 @@ def add_scaled(tensors, factor, others, into=None):
         others: List of tensors, the `o`.
         into: One of the two lists, whose memory may be taken for the results, or `None`.
     """
+    if isinstance(factor, float):  # which `tf.cast` would round to float32
+        return [t + factor * o for t, o in zip(tensors, others, strict=True)]
     return [t + tf.cast(factor, t.dtype) * o for t, o in zip(tensors, others, strict=True)]
 
 
