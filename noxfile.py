@@ -112,12 +112,15 @@ def docs(session):
     )
 
 
+# What the benchmarks compare with.
+COMPARED = {"jax": ["optax", "diffrax"], "tensorflow": [], "torch": ["torchdiffeq"]}
+
+
 @nox.session
 @backends
 def benchmarks(session, backend):
     """The scripts in benchmarks/, or those named: `nox -s "benchmarks(jax)" -- step_cost.py`."""
-    compared = ["optax"] if backend == "jax" else []
-    install(session, ".[examples]", BACKENDS[backend], *compared)
+    install(session, ".[examples]", "scipy", BACKENDS[backend], *COMPARED[backend])
     named = [a for a in session.posargs if a.endswith(".py")]
     arguments = [a for a in session.posargs if a not in named]
     for script in named or sorted(p.name for p in Path("benchmarks").glob("[!_]*.py")):

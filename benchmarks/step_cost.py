@@ -1,10 +1,12 @@
-"""What a step costs: the mixin against `keras.Model`, Heun against two plain steps.
+"""What a step costs: an optimizer of `s` gradient evaluations against `s` plain steps of Keras.
 
-Run it as `KERAS_BACKEND=jax python benchmarks/step_cost.py`; `--output FILE` also writes the table.
+Run it as `KERAS_BACKEND=jax python benchmarks/step_cost.py`; `--methods RK4 --nets dense` takes
+some rows, `--output FILE` also writes the table.
 """
 
 import argparse
 import pathlib
+import statistics
 
 import keras
 import numpy as np
@@ -43,68 +45,139 @@ class OwnStep(kc.Model):
         return super().multi_gradient_step(x, y, sample_weight)
 
 
+RATE, TOO_LONG = 1e-3, 0.1
+
+
+class TooLong(kc.optimizers.RK45):
+    """RK45 whose every step is first tried with a size that is too large."""
+
+    def estimate_gradient(self, evaluate, point):
+        estimate = super().estimate_gradient(evaluate, point)
+        self.learning_rate = TOO_LONG
+        return estimate
+
+
+SHORT = {"max_step": RATE, "atol": 1.0}  # no try of such a step is rejected
+FIXED = {"adaptive": False}
+methods = kc.optimizers
+PLAIN = {"sgd": lambda: keras.optimizers.SGD(RATE), "adam": lambda: keras.optimizers.Adam(RATE)}
+
+# What is measured: the class of the model, the optimizer, and the plain optimizer it is against.
 SIDES = {
-    "sgd, keras.Model": (keras.Model, lambda: keras.optimizers.SGD(1e-3)),
-    "sgd, kc.Model": (kc.Model, lambda: keras.optimizers.SGD(1e-3)),
-    "sgd, a step of one's own": (OwnStep, lambda: keras.optimizers.SGD(1e-3)),
-    "Heun(1e-3)": (kc.Model, lambda: kc.optimizers.Heun(1e-3)),
-    "adam, keras.Model": (keras.Model, lambda: keras.optimizers.Adam(1e-3)),
-    "adam, kc.Model": (kc.Model, lambda: keras.optimizers.Adam(1e-3)),
-    'Heun("adam")': (kc.Model, lambda: kc.optimizers.Heun("adam")),
+    "sgd, kc.Model": (kc.Model, PLAIN["sgd"], "sgd"),
+    "adam, kc.Model": (kc.Model, PLAIN["adam"], "adam"),
+    "sgd, a step of one's own": (OwnStep, PLAIN["sgd"], "sgd"),
+    "Heun": (kc.Model, lambda: methods.Heun(RATE), "sgd"),
+    "Midpoint": (kc.Model, lambda: methods.Midpoint(RATE), "sgd"),
+    "Ralston": (kc.Model, lambda: methods.Ralston(RATE), "sgd"),
+    "RK4": (kc.Model, lambda: methods.RK4(RATE), "sgd"),
+    "RK23, fixed": (kc.Model, lambda: methods.RK23(RATE, **FIXED), "sgd"),
+    "RK45, fixed": (kc.Model, lambda: methods.RK45(RATE, **FIXED), "sgd"),
+    "Tsit5, fixed": (kc.Model, lambda: methods.Tsit5(RATE, **FIXED), "sgd"),
+    "RK23": (kc.Model, lambda: methods.RK23(RATE, **SHORT), "sgd"),
+    "RK45": (kc.Model, lambda: methods.RK45(RATE, **SHORT), "sgd"),
+    "Tsit5": (kc.Model, lambda: methods.Tsit5(RATE, **SHORT), "sgd"),
+    "RK45, rejected tries": (kc.Model, lambda: TooLong(TOO_LONG, atol=1e-3), "sgd"),
+    "Chebyshev, order 1": (kc.Model, lambda: methods.RungeKuttaChebyshev(RATE, 6), "sgd"),
+    "Chebyshev, order 2": (kc.Model, lambda: methods.RungeKuttaChebyshev(RATE, 6, order=2), "sgd"),
+    "Heun, adam": (kc.Model, lambda: methods.Heun("adam"), "adam"),
+    "RK4, adam": (kc.Model, lambda: methods.RK4("adam"), "adam"),
+    "RK45, adam": (kc.Model, lambda: methods.RK45("adam", **SHORT), "adam"),
+    "Chebyshev, adam": (kc.Model, lambda: methods.RungeKuttaChebyshev("adam", 6), "adam"),
 }
-
-# What is compared: side, reference, gradient evaluations of the one over those of the other.
-ROWS = [
-    ("sgd, kc.Model", "sgd, keras.Model", 1, "1.02"),
-    ("adam, kc.Model", "adam, keras.Model", 1, "1.02"),
-    ("sgd, a step of one's own", "sgd, keras.Model", 1, ""),
-    ("Heun(1e-3)", "sgd, keras.Model", 2, "1.00"),
-    ('Heun("adam")', "adam, keras.Model", 2, "1.00"),
-]
+ALIKE = {"sgd, kc.Model": "1.02", "adam, kc.Model": "1.02", "sgd, a step of one's own": ""}
 
 
-def measure(net, batch_size, steps, rounds):
-    """Gives the rows of the table for one net."""
-    make, shape = NETS[net]
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(batch_size * steps, *shape)).astype("float32")
-    y = rng.integers(0, 10, size=len(x))
-    sides = {}
-    for name, (cls, optimizer) in SIDES.items():
+def chosen_sides(names):
+    """The rows asked for: all, or those named or whose method is."""
+    if not names:
+        return dict(SIDES)
+    return {k: v for k, v in SIDES.items() if k in names or k.split(",")[0] in names}
+
+
+def taken(model):
+    """The gradient evaluations of a model so far; a plain optimizer takes one a step."""
+    counted = getattr(model.optimizer, "step_logs", None)
+    name = "gradient_evaluations"
+    return int(counted()[name]) if counted else int(model.optimizer.iterations)
+
+
+class Side:
+    """A model in training, `evaluations` gradients or somewhat more at a time."""
+
+    def __init__(self, net, cls, optimizer, batch_size, evaluations):
         keras.utils.set_random_seed(0)
-        model = make(cls)
+        make, shape = NETS[net]
+        self.model = make(cls)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(optimizer(), loss=loss)
-        sides[name] = lambda model=model: seconds_a_step(model, x, y, batch_size)
-    seconds = in_turn(sides, rounds)
-    for name, reference, factor, target in ROWS:
-        median, low, high = ratio(seconds, name, reference, factor)
-        against = reference if factor == 1 else f"{factor} x {reference}"
+        self.model.compile(optimizer(), loss=loss)
+        self.shape, self.batch_size, self.evaluations = shape, batch_size, evaluations
+        self.evaluations_a_step = []
+        self.train(1)
+
+    def train(self, steps):
+        """Trains some steps in one epoch; the seconds of a step and its evaluations."""
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(self.batch_size * steps, *self.shape)).astype("float32")
+        y = rng.integers(0, 10, size=len(x))
+        before = taken(self.model)
+        seconds = seconds_a_step(self.model, x, y, self.batch_size)
+        self.evaluations_a_step.append((taken(self.model) - before) / steps)
+        return seconds
+
+    def seconds_an_evaluation(self):
+        """The seconds of an epoch over its gradient evaluations.
+
+        An epoch has about as many of them on every side: what each epoch costs is shared alike.
+        """
+        steps = max(1, round(self.evaluations / self.evaluations_a_step[-1]))
+        return self.train(steps) / self.evaluations_a_step[-1]
+
+
+def measure(net, chosen, batch_size, evaluations, rounds):
+    """Gives the rows of the table for one net."""
+    models = {name: (keras.Model, PLAIN[name], name) for name in PLAIN}
+    wanted = {against for _, _, against in chosen.values()}
+    models = {name: side for name, side in models.items() if name in wanted} | chosen
+    sides = {
+        name: Side(net, cls, optimizer, batch_size, evaluations)
+        for name, (cls, optimizer, _) in models.items()
+    }
+    seconds = in_turn({k: s.seconds_an_evaluation for k, s in sides.items()}, rounds)
+    for name, (_, _, against) in chosen.items():
+        median, low, high = ratio(seconds, name, against)
+        count = statistics.median(sides[name].evaluations_a_step)
         yield (
-            f"| {net} | {name} | {against} | {milliseconds(seconds[name]):.2f} | "
-            f"{median:.2f} | {low:.2f} to {high:.2f} | {target} |"
+            f"| {net} | {name} | {count:g} {against} | {count * milliseconds(seconds[name]):.2f} | "
+            f"{count * milliseconds(seconds[against]):.2f} | {median:.2f} | "
+            f"{low:.2f} to {high:.2f} | {ALIKE.get(name, '1.00')} |"
         )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--methods", nargs="+", help=f"of {', '.join(SIDES)}")
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=30, help="steps a round")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--evaluations", type=int, default=42, help="a round and side")
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--output", type=pathlib.Path, help="write the table to this file too")
     arguments = parser.parse_args()
-    options = f"--batch-size {arguments.batch_size} --steps {arguments.steps} "
-    options += f"--rounds {arguments.rounds}"
+    chosen = chosen_sides(arguments.methods)
+    options = f"--nets {' '.join(arguments.nets)} --batch-size {arguments.batch_size} "
+    options += f"--evaluations {arguments.evaluations} --rounds {arguments.rounds}"
+    if arguments.methods:
+        options += " --methods " + " ".join(f'"{m}"' for m in arguments.methods)
     lines = [
         f"{machine()}",
         "",
         f"`{settings()}python benchmarks/step_cost.py {options}`",
         "",
-        "| net | step | against | ms | ratio | quartiles | to reach |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| net | a step | against | ms | ms, plain steps | ratio | quartiles | to reach |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for net in NETS:
-        lines += measure(net, arguments.batch_size, arguments.steps, arguments.rounds)
+    for net in arguments.nets:
+        lines += measure(net, chosen, arguments.batch_size, arguments.evaluations, arguments.rounds)
     text = "\n".join(lines)
     print(text)
     if arguments.output:

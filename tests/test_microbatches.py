@@ -467,7 +467,7 @@ def test_sparse_inputs_are_refused():
 
 @pytest.mark.parametrize("size", [5, 16])
 def test_convolutions(size):
-    """On JAX without an accelerator their micro-batches are not computed in a loop."""
+    """On JAX without an accelerator they are transposed, to be fast in a loop."""
     x = RNG.normal(size=(48, 8, 8, 2)).astype("float32")
     models = []
     for model_class, options in ((keras.Model, {}), (kc.Model, {"microbatch_size": size})):

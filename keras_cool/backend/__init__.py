@@ -8,6 +8,7 @@ _backend = import_module(f"{__name__}.{BACKEND}")
 
 SameRandomNumbers = _backend.SameRandomNumbers
 accumulate = _backend.accumulate
+add_scaled = _backend.add_scaled
 all_finite = _backend.all_finite
 all_finite_if = _backend.all_finite_if
 apply = _backend.apply
@@ -25,12 +26,14 @@ on_all_replicas = _backend.on_all_replicas
 over_microbatches = _backend.over_microbatches
 random_state = _backend.random_state
 set_random_state = _backend.set_random_state
+sum_of_squared_errors = _backend.sum_of_squared_errors
 sum_over_replicas = _backend.sum_over_replicas
 while_loop = _backend.while_loop
 
 __all__ = [
     "SameRandomNumbers",
     "accumulate",
+    "add_scaled",
     "all_finite",
     "all_finite_if",
     "apply",
@@ -48,6 +51,7 @@ __all__ = [
     "over_microbatches",
     "random_state",
     "set_random_state",
+    "sum_of_squared_errors",
     "sum_over_replicas",
     "while_loop",
 ]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
+from keras_cool.backend.jax_convolutions import canonical_convolutions
 from keras_cool.keras_private import OverlayScope, trainable_variables_of
 
 
@@ -93,9 +94,31 @@ def all_finite_if(condition, tensors):
     return jax.lax.cond(condition, all_finite, lambda _: jnp.array(False), tensors)
 
 
+def add_scaled(tensors, factor, others, into=None):
+    """Gives `t + factor * o` for each pair of tensors.
+
+    Args:
+        tensors: List of tensors, the `t`.
+        factor: Float, or scalar tensor.
+        others: List of tensors, the `o`.
+        into: One of the two lists, whose memory may be taken for the results, or `None`.
+    """
+    return [t + jnp.asarray(factor, t.dtype) * o for t, o in zip(tensors, others, strict=True)]
+
+
+def sum_of_squared_errors(e, p, q, rtol, atol):
+    """Gives the sum of the squares of `e / (atol + rtol * max(|p|, |q|))`, a scalar.
+
+    Where `q` is not finite, the sum is not.
+    """
+    scale = atol + rtol * jnp.maximum(jnp.abs(p), jnp.abs(q))
+    # An infinite point has an infinite scale: `0 * q` keeps it from passing as no error.
+    return jnp.sum(jnp.square((e + 0 * q) / scale))
+
+
 def while_loop(cond, body, loop_vars):
-    """`keras.ops.while_loop`."""
-    return keras.ops.while_loop(cond, body, loop_vars)
+    """`keras.ops.while_loop`, fast with convolutions in its body too."""
+    return keras.ops.while_loop(cond, canonical_convolutions(body), loop_vars)
 
 
 def number_of_replicas():
@@ -138,9 +161,7 @@ def over_microbatches(body, initial_state, batch, size):
     remainder = [_remainder(x, devices, rest) for x in batch]
     share = devices * size / samples
     first = remainder if rest else [x[0] for x in chunks]
-    jaxpr, (shapes, _, _, _) = jax.make_jaxpr(
-        lambda x: body(initial_state(), x, share), return_shape=True
-    )(first)
+    shapes, _, _, _ = jax.eval_shape(lambda x: body(initial_state(), x, share), first)
 
     def step(carry, microbatch):
         sums, state = carry
@@ -148,28 +169,14 @@ def over_microbatches(body, initial_state, batch, size):
         return ([a + b for a, b in zip(sums, more, strict=True)], state), (outputs, last)
 
     sums = [jnp.zeros(s.shape, s.dtype) for s in shapes]
-    loop = _unrolled if _is_slow_in_a_loop(jaxpr) else jax.lax.scan
-    (sums, state), (outputs, lasts) = loop(step, (sums, initial_state()), chunks)
+    carry = sums, initial_state()
+    (sums, state), (outputs, lasts) = jax.lax.scan(canonical_convolutions(step), carry, chunks)
     tails, last = [None] * len(outputs), [y[-1] for y in lasts]
     if rest:
         more, state, tails, last = body(state, remainder, 1.0 - count * share)
         sums = [a + b for a, b in zip(sums, more, strict=True)]
     joined = [_join(y, tail, devices) for y, tail in zip(outputs, tails, strict=True)]
     return sums, state, joined, last
-
-
-def _is_slow_in_a_loop(jaxpr):
-    """On the CPU, XLA computes a convolution in the body of a loop some 20 times as slowly."""
-    return jax.default_backend() == "cpu" and "conv_general_dilated" in str(jaxpr)
-
-
-def _unrolled(step, carry, chunks):
-    """`jax.lax.scan` without a loop. XLA on the CPU may hold several micro-batches in memory."""
-    outputs = []
-    for i in range(chunks[0].shape[0]):
-        carry, output = step(carry, [x[i] for x in chunks])
-        outputs.append(output)
-    return carry, jax.tree.map(lambda *values: jnp.stack(values), *outputs)
 
 
 def _devices_of_a_batch():

@@ -53,6 +53,30 @@ def all_finite_if(condition, tensors):
     return tf.cond(condition, lambda: all_finite(tensors), lambda: False)
 
 
+def add_scaled(tensors, factor, others, into=None):
+    """Gives `t + factor * o` for each pair of tensors.
+
+    Args:
+        tensors: List of tensors, the `t`.
+        factor: Float, or scalar tensor.
+        others: List of tensors, the `o`.
+        into: One of the two lists, whose memory may be taken for the results, or `None`.
+    """
+    if isinstance(factor, float):  # which `tf.cast` would round to float32
+        return [t + factor * o for t, o in zip(tensors, others, strict=True)]
+    return [t + tf.cast(factor, t.dtype) * o for t, o in zip(tensors, others, strict=True)]
+
+
+def sum_of_squared_errors(e, p, q, rtol, atol):
+    """Gives the sum of the squares of `e / (atol + rtol * max(|p|, |q|))`, a scalar.
+
+    Where `q` is not finite, the sum is not.
+    """
+    scale = atol + rtol * tf.maximum(tf.abs(p), tf.abs(q))
+    # An infinite point has an infinite scale: `0 * q` keeps it from passing as no error.
+    return tf.reduce_sum(tf.square((e + 0 * q) / scale))
+
+
 def while_loop(cond, body, loop_vars):
     """`tf.while_loop` over a flat tuple of tensors, in whose body replicas may add up."""
     replicas = number_of_replicas()

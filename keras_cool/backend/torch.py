@@ -68,6 +68,41 @@ def all_finite_if(condition, tensors):
     return all_finite(tensors) if condition else torch.zeros_like(condition)
 
 
+def add_scaled(tensors, factor, others, into=None):
+    """Gives `t + factor * o` for each pair of tensors.
+
+    Args:
+        tensors: List of tensors, the `t`.
+        factor: Float, or scalar tensor.
+        others: List of tensors, the `o`.
+        into: One of the two lists, whose memory may be taken for the results, or `None`.
+    """
+    # Each in one pass over the memory, where product and sum take two.
+    into = [None] * len(tensors) if into is None else into
+    triples = zip(tensors, others, into, strict=True)
+    if isinstance(factor, float):
+        return [torch.add(t, o, alpha=factor, out=result) for t, o, result in triples]
+    return [torch.addcmul(t, o, factor.to(t.dtype), out=result) for t, o, result in triples]
+
+
+def sum_of_squared_errors(e, p, q, rtol, atol):
+    """Gives the sum of the squares of `e / (atol + rtol * max(|p|, |q|))`, a scalar.
+
+    Where `q` is not finite, the sum is not.
+    """
+    # The processor's cache is to hold a part through all the passes over it.
+    size = 2**18 if p.device.type == "cpu" else max(p.numel(), 1)
+    dtype = torch.promote_types(p.dtype, torch.float32)
+    total = torch.zeros((), dtype=dtype, device=p.device)
+    parts = (x.reshape(-1).split(size) for x in (e, p, q))
+    for error, before, after in zip(*parts, strict=True):
+        scale = torch.maximum(before.abs(), after.abs()).mul_(rtol).add_(atol)
+        total += torch.div(error, scale, out=scale).square_().sum(dtype=dtype)
+        # An infinite point has an infinite scale: `0 * after` keeps it from passing as no error.
+        total += 0 * after.sum(dtype=dtype)
+    return total
+
+
 def while_loop(cond, body, loop_vars):
     """`keras.ops.while_loop`."""
     return keras.ops.while_loop(cond, body, loop_vars)

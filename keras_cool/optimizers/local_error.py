@@ -4,6 +4,8 @@ import math
 
 from keras import ops
 
+from keras_cool.backend import sum_of_squared_errors
+
 
 def error_norm(error, step, point, new_point, rtol, atol, preconditioner=None):
     r"""Gives the root mean square of the error in units of the tolerance, over all weights.
@@ -23,13 +25,13 @@ def error_norm(error, step, point, new_point, rtol, atol, preconditioner=None):
     Returns:
         Scalar tensor of the dtype of `step`; not finite where the new point is not.
     """
-    terms = []
-    for i, (e, p, q) in enumerate(zip(error, point, new_point, strict=True)):
-        scale = atol + rtol * larger(ops.abs(p), ops.abs(q))
-        e = e if preconditioner is None else preconditioner[i] * e
-        # An infinite new point has an infinite scale: `0 * q` keeps it from passing as no error.
-        terms.append((ops.cast(step, p.dtype) * e + 0 * q) / scale)
-    return _root_mean_square(terms, step.dtype)
+    if preconditioner is not None:
+        error = [d * e for d, e in zip(preconditioner, error, strict=True)]
+    total = sum(
+        ops.cast(sum_of_squared_errors(e, p, q, rtol, atol), step.dtype)
+        for e, p, q in zip(error, point, new_point, strict=True)
+    )
+    return step * ops.sqrt(total / _count(point))
 
 
 def first_step_size(evaluate, point, first, order, rtol, atol, dtype, preconditioner=None):
@@ -78,9 +80,12 @@ def _flow(gradients, preconditioner):
 
 
 def _root_mean_square(tensors, dtype):
-    count = sum(math.prod(t.shape) for t in tensors)
     total = sum(ops.cast(ops.sum(ops.square(t)), dtype) for t in tensors)
-    return ops.sqrt(total / count)
+    return ops.sqrt(total / _count(tensors))
+
+
+def _count(tensors):
+    return sum(math.prod(t.shape) for t in tensors)
 
 
 # Keras' own maximum and minimum give float32 on PyTorch, whatever their arguments.

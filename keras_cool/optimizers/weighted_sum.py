@@ -5,6 +5,8 @@ import math
 import keras
 from keras import ops
 
+from keras_cool.backend import add_scaled
+
 
 class WeightedSum:
     r"""Adds up \(\sum_k w_k t_k\) over lists of tensors \(t_k\), as they come.
@@ -26,15 +28,8 @@ class WeightedSum:
             self._weight, self._tensors = weight, list(tensors)
             return
         ratio = weight / self._weight
-        terms = tensors if ratio == 1 else [ratio * t for t in tensors]
-        if self._fresh or terms is not tensors:
-            # On PyTorch in place, into the one of the two that nobody else holds.
-            into, other = (self._tensors, terms) if self._fresh else (terms, self._tensors)
-            for i, t in enumerate(other):
-                into[i] += t
-            self._tensors = into
-        else:
-            self._tensors = [s + t for s, t in zip(self._tensors, terms, strict=True)]
+        into = self._tensors if self._fresh else None
+        self._tensors = add_scaled(self._tensors, ratio, tensors, into)
         self._fresh = True
 
     def tensors(self):
@@ -55,18 +50,11 @@ class WeightedSum:
             step: Scalar tensor.
             preconditioner: List of tensors shaped like the point, the diagonal, or `None`.
         """
-        scale = -self._weight * step
-        if self._fresh:
-            moved, self._tensors = self._tensors, []
-            for i, t in enumerate(moved):
-                moved[i] *= ops.cast(scale, t.dtype)
-        else:
-            moved = [ops.cast(scale, t.dtype) * t for t in self._tensors]
-        for i, p in enumerate(point):
-            if preconditioner is not None:
-                moved[i] *= preconditioner[i]
-            moved[i] += p
-        return moved
+        terms, fresh = self._tensors, self._fresh
+        if preconditioner is not None:
+            terms, fresh = [d * t for d, t in zip(preconditioner, terms, strict=True)], True
+        self._tensors = []
+        return add_scaled(point, -self._weight * step, terms, terms if fresh else None)
 
 
 def moved(point, step, tensors, preconditioner=None):
