@@ -251,3 +251,17 @@ def test_keras_saveables_on_a_model_are_saved_with_its_weights(model, tmp_path):
     model.count.value = 4.0
     model.load_weights(tmp_path / "model.weights.h5")
     assert model.count.value == 3
+
+
+def test_a_read_of_a_variable_asks_the_scope():
+    """Where `NotedReads` hears of it; the same variable read outside of a step is no read."""
+    variable, other = keras.Variable(1.0), keras.Variable(2.0)
+    reads = keras_private.NotedReads(variable)
+    with reads:
+        variable + 1
+        with keras_private.OverlayScope([(other, keras.ops.ones(()))]):
+            other + 1
+            assert not reads.noted
+            variable + 1
+            assert reads.noted
+    assert not keras_private.NotedReads.of

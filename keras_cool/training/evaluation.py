@@ -83,6 +83,8 @@ class Evaluation:
         """
         return list(while_loop(cond, body, tuple(loop_vars)))
 
+    has_measured_parts = False
+
     def raw(self, point):
         """Gives `(loss, gradients)` of this replica, as the backend made them, `None` included."""
         with self._random_numbers, OverlayScope() as scope:
