@@ -27,7 +27,7 @@ class Setup(typing.NamedTuple):
     cls: type
     optimizer: typing.Callable
     batch_size: int = BATCH
-    options: dict = {}
+    options: dict | None = None
 
 
 def adam():
@@ -143,7 +143,7 @@ class WeightedLoss(keras.losses.SparseCategoricalCrossentropy):
 def make_model(net, setup):
     keras.utils.set_random_seed(0)
     model = NETS[net][0](setup.cls)
-    model.compile(setup.optimizer(), loss=WeightedLoss(), **setup.options)
+    model.compile(setup.optimizer(), loss=WeightedLoss(), **(setup.options or {}))
     return model
 
 

@@ -1,6 +1,7 @@
 """`FinishWindow`: the last window of an epoch, where it is not full."""
 
 import contextlib
+from typing import Any
 
 import keras
 
@@ -31,7 +32,7 @@ class FinishWindow(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self._optimizer = None
+        self._optimizer: Any = None
         self._was_given = True
 
     def on_train_begin(self, logs=None):

@@ -83,7 +83,10 @@ class Evaluation:
         """
         return list(while_loop(cond, body, tuple(loop_vars)))
 
-    has_measured_parts = False
+    @property
+    def has_measured_parts(self):
+        """Whether there are measured parts to show: not where a batch is computed at once."""
+        return False
 
     def raw(self, point):
         """Gives `(loss, gradients)` of this replica, as the backend made them, `None` included."""
