@@ -96,7 +96,7 @@ class Turn(keras.callbacks.Callback):
         return thread
 
 
-def epochs_in_turn(sides, rounds):
+def epochs_in_turn(sides, rounds, epochs=1):
     """As `in_turn`, where the rounds of a side are the epochs of one training.
 
     What a callback does now and then, or at the beginning of a training, counts as often as in a
@@ -104,18 +104,26 @@ def epochs_in_turn(sides, rounds):
 
     Args:
         sides: Dictionary of names and tuples `(model, callbacks, x, y, batch_size)`.
-        rounds: How many epochs count; one more goes before them, for compilation.
+        rounds: How many rounds count; one more goes before them, for compilation.
+        epochs: How many epochs make up a round.
     """
+    total = (rounds + 1) * epochs
     turns = {name: Turn() for name in sides}
-    threads = [turns[name].train(m, c, rounds + 1, *r) for name, (m, c, *r) in sides.items()]
-    for i in range(rounds + 1):
-        for name in sides if i % 2 else reversed(sides):
+    threads = [turns[name].train(m, c, total, *r) for name, (m, c, *r) in sides.items()]
+
+    def seconds(name):
+        before = len(turns[name].seconds)
+        for _ in range(epochs):
             turns[name].take()
-            if len(turns[name].seconds) != i + 1:
-                raise RuntimeError(f"The training of {name} has failed; see above.")
+        taken = turns[name].seconds[before:]
+        if len(taken) != epochs:
+            raise RuntimeError(f"The training of {name} has failed; see above.")
+        return sum(taken) / epochs
+
+    result = in_turn({name: lambda name=name: seconds(name) for name in sides}, rounds)
     for thread in threads:
         thread.join()
-    return {name: turn.seconds[1:] for name, turn in turns.items()}
+    return result
 
 
 def ratio(seconds, name, reference, factor=1.0):
