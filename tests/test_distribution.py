@@ -49,6 +49,84 @@ def accumulating():
     return kc.optimizers.Accumulate(keras.optimizers.Adam(0.01), 3)
 
 
+def fit_with(callbacks, optimizer, scope=contextlib.nullcontext, options=None):
+    """Trains with callbacks made outside of the scope; their data, logs and the weights."""
+    callbacks = callbacks() if BACKEND == "tensorflow" else callbacks
+    with scope():
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((6,))
+        dense = keras.layers.Dense(1, use_bias=False)
+        model = kc.Model(inputs, dense(inputs))
+        model.compile(optimizer(), loss="mse", **(options or {}))
+        callbacks = callbacks if BACKEND == "tensorflow" else callbacks()
+        schedules = [
+            kc.callbacks.Schedule((model.optimizer, "momentum"), lambda t: 0.9 - 0.1 * t, "step"),
+            kc.callbacks.Schedule((model.optimizer, "learning_rate"), {0: 0.1, 1: 0.05}),
+        ]
+    with scope() if BACKEND == "jax" else contextlib.nullcontext():
+        logs = model.fit(
+            *(X, Y, 16),
+            epochs=2,
+            shuffle=False,
+            verbose=0,
+            validation_data=(X, Y),
+            callbacks=[*callbacks, *schedules],
+        ).history
+    data = {name: v for c in callbacks for name, v in c.data().items() if name != "epoch"}
+    return model.get_weights(), logs | data
+
+
+def momentum():
+    return keras.optimizers.SGD(0.1, momentum=0.9)
+
+
+def microbatch_noise(devices):
+    """The noise scale of the first batch in NumPy; a part is 2 samples of each device at a time."""
+    x, y, w = X[:16].astype("float64"), Y[:16], np.full((6, 1), 0.5)
+    rows = np.arange(16).reshape(devices, -1, 2).swapaxes(0, 1).reshape(-1, 2 * devices)
+    gradients = [2 * x[r].T @ (x[r] @ w - y[r]) / len(r) for r in rows]
+    square = np.sum(np.mean(gradients, axis=0) ** 2)
+    trace = np.mean([np.sum(g**2) for g in gradients]) - square
+    trace = trace * 16 / (len(gradients) - 1)
+    return trace / (square - trace / 16)
+
+
+CALLBACKS = {
+    "report": (lambda: [kc.callbacks.StepReport(2)], momentum),
+    # Windows of 3 batches and of 1, which is finished outside of the step.
+    "accumulate": (
+        lambda: [kc.callbacks.StepReport(1), kc.callbacks.GradientNoiseScale(2)],
+        lambda: kc.optimizers.Accumulate(momentum(), 3),
+    ),
+    "microbatch_size": (lambda: [kc.callbacks.StepReport(2)], momentum, {"microbatch_size": 2}),
+}
+
+
+def check_callbacks(case, scope):
+    callbacks, optimizer, *options = CALLBACKS[case]
+    expected = fit_with(callbacks, optimizer, contextlib.nullcontext, *options)
+    actual = fit_with(callbacks, optimizer, scope, *options)
+    np.testing.assert_allclose(actual[0][0], expected[0][0], atol=1e-6)
+    assert actual[1].keys() == expected[1].keys()
+    for name, values in expected[1].items():
+        np.testing.assert_allclose(actual[1][name], values, rtol=1e-4, err_msg=name)
+
+
+def check_noise_of_microbatches(scope, devices):
+    noise = kc.callbacks.GradientNoiseScale(frequency=2) if BACKEND == "tensorflow" else None
+    with scope():
+        inputs = keras.Input((6,))
+        weights = keras.initializers.Constant(0.5)
+        dense = keras.layers.Dense(1, use_bias=False, kernel_initializer=weights)
+        model = kc.Model(inputs, dense(inputs))
+        model.compile(keras.optimizers.SGD(0.0), loss="mse", microbatch_size=2)
+        noise = noise or kc.callbacks.GradientNoiseScale(frequency=2)
+        model.fit(X[:32], Y[:32], batch_size=16, shuffle=False, verbose=0, callbacks=[noise])
+    # A part is 2 samples of each device on JAX; on TensorFlow 2 of one replica.
+    parts = devices if BACKEND == "jax" else 1
+    assert noise.noise_scale == pytest.approx(microbatch_noise(parts), rel=1e-3)
+
+
 OPTIMIZERS = {
     "heun": (lambda: kc.optimizers.Heun(0.1), kc.Model),
     "heun-adam": (lambda: kc.optimizers.Heun("adam"), kc.Model),
@@ -89,6 +167,13 @@ if BACKEND == "jax":
         expected = fit(optimizer, contextlib.nullcontext, model_class, *options)
         assert_same(fit(optimizer, data_parallel, model_class, *options), expected)
 
+    @pytest.mark.parametrize("case", CALLBACKS)
+    def test_callbacks_on_four_devices_equal_one(case):
+        check_callbacks(case, data_parallel)
+
+    def test_the_noise_scale_of_microbatches_on_four_devices():
+        check_noise_of_microbatches(data_parallel, 4)
+
 
 if BACKEND == "tensorflow":
     from replicas import mirrored_strategy
@@ -101,6 +186,13 @@ if BACKEND == "tensorflow":
         optimizer, model_class, *options = case
         expected = fit(optimizer, contextlib.nullcontext, model_class, *options)
         assert_same(fit(optimizer, strategy.scope, model_class, *options), expected)
+
+    @pytest.mark.parametrize("case", CALLBACKS)
+    def test_callbacks_on_two_replicas_equal_one(case, strategy):
+        check_callbacks(case, strategy.scope)
+
+    def test_the_noise_scale_of_microbatches_on_two_replicas(strategy):
+        check_noise_of_microbatches(strategy.scope, 2)
 
     def test_a_non_finite_step_is_skipped_on_all_replicas(strategy):
         with strategy.scope():

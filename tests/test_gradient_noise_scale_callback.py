@@ -19,12 +19,12 @@ def data(samples):
     return x, y.astype("float32")
 
 
-def regression(optimizer=None, **arguments):
+def regression(optimizer=None, cls=kc.Model, **arguments):
     """A model that stays where it is, `DISTANCE` away from the weights 1 in each direction."""
     inputs = keras.Input((DIMENSION,))
     weights = keras.initializers.Constant(1 + DISTANCE)
     outputs = keras.layers.Dense(1, use_bias=False, kernel_initializer=weights)(inputs)
-    model = kc.Model(inputs, outputs)
+    model = cls(inputs, outputs)
     model.compile(optimizer or keras.optimizers.SGD(0.0), loss="mse", **arguments)
     return model
 
@@ -102,6 +102,33 @@ def test_the_first_gradient_of_a_step_with_several(method):
         m.fit(x, y, batch_size=32, shuffle=False, verbose=0, callbacks=[noise])
         scales.append(noise.noise_scale)
     assert scales[0] == pytest.approx(scales[1], rel=1e-3)
+
+
+class OwnStep(kc.Model):
+    def multi_gradient_step(self, x, y, sample_weight):
+        def loss_function(x, y):
+            return self.compute_loss(x, y, self(x, training=True))
+
+        variables = self.trainable_variables
+        loss, gradients = self.value_and_grad(loss_function, variables, batch=(x, y))
+        self.value_and_grad(loss_function, variables, batch=(x, y))  # not measured: not the first
+        self.apply_gradients(gradients, variables)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("soft", SOFT)
+def test_a_step_of_ones_own(soft):
+    x, y = data(64)
+    batch_size, arguments = SOFT[soft]()
+    scales = []
+    for cls in (kc.Model, OwnStep):
+        noise = NoiseScale(frequency=1)
+        regression(cls=cls, **arguments).fit(
+            x, y, batch_size=batch_size, shuffle=False, verbose=0, callbacks=[noise]
+        )
+        scales.append(noise.noise_scale)
+        arguments = SOFT[soft]()[1]
+    assert scales[0] == pytest.approx(scales[1], rel=1e-5)
 
 
 def test_mixed_precision_is_unscaled():

@@ -274,3 +274,17 @@ def test_the_generator_of_what_has_no_seed():
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(keras.random.uniform((2,))), first)
     keras_private.set_unseeded_generator(generator)
     assert keras_private.unseeded_generator() is generator
+
+
+def test_a_read_of_a_variable_asks_the_scope():
+    """Where `NotedReads` hears of it; the same variable read outside of a step is no read."""
+    variable, other = keras.Variable(1.0), keras.Variable(2.0)
+    reads = keras_private.NotedReads(variable)
+    with reads:
+        variable + 1
+        with keras_private.OverlayScope([(other, keras.ops.ones(()))]):
+            other + 1
+            assert not reads.noted
+            variable + 1
+            assert reads.noted
+    assert not keras_private.NotedReads.of

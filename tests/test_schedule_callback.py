@@ -148,6 +148,82 @@ def test_validation_sees_the_number_of_the_epoch():
     np.testing.assert_allclose(logs.history["val_loss"], [3, 6], rtol=1e-6)
 
 
+class Scaled(keras.layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.scale = 1.0
+
+    def call(self, x):
+        return self.scale * x
+
+
+def test_prediction_and_evaluation_see_the_number_in_training_and_after():
+    """What they compile holds the number of an attribute as a constant, or that of a variable."""
+    layer, inputs = Scaled(), keras.Input((3,))
+    factor = keras.Variable(1.0, trainable=False, name="factor")
+    model = keras.Model(inputs, layer(inputs))
+    model.compile(keras.optimizers.SGD(0.0), loss=lambda y, p: factor * ops.abs(p))
+    ones, seen = np.ones((4, 3), "float32"), []
+
+    def look(model):
+        loss = model.evaluate(ones, ones, verbose=0)
+        seen.append([loss, model.predict(ones, verbose=0)[0, 0]])
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            look(self.model)
+
+    look(model)
+    for first in (2.0, 4.0):
+        callbacks = [
+            Schedule((layer, "scale"), {0: first, 1: first + 1}),
+            Schedule(factor, {0: first, 1: first + 1}),
+        ]
+        fit(model, [*callbacks, Look()], epochs=2)
+        look(model)
+    expected = [[n**2, n] for n in (1, 2, 3, 3, 4, 5, 5)]
+    np.testing.assert_allclose(seen, expected, rtol=1e-6)
+
+
+def test_evaluation_alone_leaves_nothing_behind():
+    model = linear()
+    schedule = Schedule((model.optimizer, "learning_rate"), {0: 0.5})
+    model.evaluate(X, Y, verbose=0, callbacks=[schedule])
+    model.predict(X, verbose=0, callbacks=[schedule])
+    assert not model.step_callbacks
+
+
+def test_a_last_window_is_finished_with_the_number_of_the_step():
+    """Windows of 2 batches and of 1 in each epoch: an update outside of the compiled step."""
+    inner = keras.optimizers.SGD(0.1, momentum=0.9)
+    model = linear(kc.Model, kc.optimizers.Accumulate(inner, 2))
+    fit(model, [Schedule((inner, "momentum"), lambda t: 0.9 - 0.2 * t, by="step")], epochs=2)
+    w, velocity = np.zeros((3, 1)), 0.0
+    for i in range(4):
+        x, y = (X[:8], Y[:8]) if i % 2 == 0 else (X[8:], Y[8:])
+        velocity = (0.9 - 0.2 * i) * velocity - 0.1 * 2 * x.T @ (x @ w - y) / len(x)
+        w = w + velocity
+    np.testing.assert_allclose(model.get_weights()[0], w, rtol=1e-4)
+
+
+def test_a_momentum_that_a_schedule_has_taken_to_zero():
+    model = linear(optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
+    fit(model, [Schedule((model.optimizer, "momentum"), {0: 0.0})], epochs=1)
+    logs = fit(model, [Schedule((model.optimizer, "momentum"), {0: 0.5})], epochs=1)
+    assert logs["momentum"] == [0.5]
+
+
+def test_a_train_step_of_its_own_is_refused_before_training():
+    class Own(keras.Model):
+        def train_step(self, *args):
+            return super().train_step(*args)
+
+    model = linear(Own)
+    with pytest.raises(ValueError, match="has a `train_step` of its own"):
+        fit(model, [Schedule((model.optimizer, "learning_rate"), {0: 0.5})])
+    assert "loss" in fit(model, [], epochs=1)
+
+
 def optimizers():
     return {
         "heun": kc.optimizers.Heun(keras.optimizers.SGD(0.1, momentum=0.9)),
@@ -234,6 +310,7 @@ def test_a_model_that_is_not_built_yet():
         ((keras.optimizers.SGD(), "speed"), {0: 1.0}, "epoch", ValueError, "'speed' of SGD does"),
         ((keras.optimizers.SGD(), "weight_decay"), {0: 1}, "epoch", ValueError, "SGD is None. Its"),
         ((keras.optimizers.SGD(), "momentum"), {0: 0.9}, "epoch", ValueError, r"SGD\(momentum=0.9"),
+        ((keras.layers.Dropout(0), "rate"), {0: 0.5}, "epoch", ValueError, r"begin with 0: Dropou"),
         ((keras.optimizers.Adam(), "beta_1"), 0.9, "epoch", TypeError, "a dictionary of breakp"),
         ((keras.optimizers.Adam(), "beta_1"), {}, "epoch", ValueError, "keys, integers from 0 on"),
         ((keras.optimizers.Adam(), "beta_1"), {-1: 0.9}, "epoch", ValueError, "was given {-1: 0.9"),

@@ -147,6 +147,39 @@ def test_mixed_precision_is_unscaled():
     np.testing.assert_allclose(report.data()["gradient_norm"], descent(5)[:, 0], rtol=0.02)
 
 
+class OwnStep(kc.Model):
+    applies = True
+
+    def multi_gradient_step(self, x, y, sample_weight):
+        def loss_function():
+            return self.compute_loss(x, y, self(x, training=True))
+
+        loss, gradients = self.value_and_grad(loss_function, self.trainable_variables)
+        if self.applies:
+            self.apply_gradients(gradients, self.trainable_variables)
+        return {"loss": loss}
+
+
+def test_a_step_of_ones_own():
+    report = StepReport(frequency=1)
+    model = linear(OwnStep)
+    fit(model, [report])
+    np.testing.assert_allclose(report.data()["gradient_norm"], descent(10)[:, 0], rtol=1e-4)
+    model.applies = False
+    with pytest.raises(ValueError, match=r"saw no gradients.*self.apply_gradients\(gradients"):
+        fit(model, [StepReport(frequency=1), StepReport()])  # two of them: compiled anew
+
+
+def test_a_model_that_is_not_built_yet():
+    """TensorFlow builds it within its first step, of which there is no report then."""
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", loss="mse")
+    report = StepReport(frequency=2)
+    fit(model, [report])
+    first = 1 if BACKEND == "tensorflow" else 0
+    assert report.data()["step"].tolist() == list(range(first, 10, 2))
+
+
 @pytest.mark.parametrize("frequency", [0, 2.5, True, "epoch"])
 def test_a_bad_frequency(frequency):
     with pytest.raises(ValueError, match="`frequency` of StepReport is a positive integer"):

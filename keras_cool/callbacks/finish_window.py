@@ -1,5 +1,8 @@
 """`FinishWindow`: the last window of an epoch, where it is not full."""
 
+import contextlib
+from typing import Any
+
 import keras
 
 
@@ -29,7 +32,7 @@ class FinishWindow(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self._optimizer = None
+        self._optimizer: Any = None
         self._was_given = True
 
     def on_train_begin(self, logs=None):
@@ -46,7 +49,7 @@ class FinishWindow(keras.callbacks.Callback):
             )
         self._optimizer = optimizer
         if optimizer.epoch_is_open:  # an earlier `fit` was interrupted
-            optimizer.finish_window()
+            self._finish()
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._optimizer is not None:
@@ -54,15 +57,20 @@ class FinishWindow(keras.callbacks.Callback):
 
     def on_test_begin(self, logs=None):
         if self._optimizer is not None:  # validation inside `fit`, before the epoch's end
-            self._optimizer.finish_window()
+            self._finish()
 
     def on_epoch_end(self, epoch, logs=None):
         if self._optimizer is not None:
-            self._optimizer.finish_window()
+            self._finish()
             self._optimizer.epoch_is_open = False
 
     def on_train_end(self, logs=None):
         self._optimizer = None
+
+    def _finish(self):
+        # The update is a step's, with the numbers that a `Schedule` gives those.
+        with getattr(self.model, "during_step", contextlib.nullcontext)():
+            self._optimizer.finish_window()
 
 
 def with_finish_window(callbacks):

@@ -69,20 +69,6 @@ class GradientNoiseScale(StepCallback):
         self._accumulate: Any = None
         self._epochs: dict[str, list] = {"epoch": [], "noise_scale": [], "error": []}
 
-        def variable(name, shape=(), dtype="float32"):
-            return keras.Variable(
-                np.zeros(shape, dtype),
-                dtype=dtype,
-                trainable=False,
-                aggregation="only_first_replica",
-                name=name,
-            )
-
-        self._updates = variable("updates", dtype="int32")
-        # Measurements; means of tr S and of |G|^2; sums of squared deviations, of products.
-        self._moments = variable("moments", (6,))
-        self._window = variable("window", (3,))  # sum of w |g|^2, of w, and the number of batches
-
     @property
     def noise_scale(self):
         """The noise scale of the last epoch, in samples; `None` before the first."""
@@ -95,6 +81,12 @@ class GradientNoiseScale(StepCallback):
     @property
     def step_variables(self):
         return [self._updates, self._moments, self._window]
+
+    def make_step_variables(self):
+        self._updates = _variable("updates", dtype="int32")
+        # Measurements; means of tr S and of |G|^2; sums of squared deviations, of products.
+        self._moments = _variable("moments", (6,))
+        self._window = _variable("window", (3,))  # sum of w |g|^2, of w, and the number of batches
 
     def set_model(self, model):
         """Takes up the model; Keras calls it before training."""
@@ -111,10 +103,10 @@ class GradientNoiseScale(StepCallback):
             )
         self.observes_parts = self._accumulate is None
         self.observes_gradients = not self.observes_parts
-        for variable in self.step_variables:
-            variable.assign(np.zeros(variable.shape, variable.dtype))
         self._epochs = {name: [] for name in self._epochs}
         super().set_model(model)
+        for variable in self.step_variables:
+            variable.assign(np.zeros(variable.shape, variable.dtype))
 
     def on_epoch_begin(self, epoch, logs=None):
         self._moments.assign(np.zeros(6, "float32"))
@@ -126,7 +118,7 @@ class GradientNoiseScale(StepCallback):
                 "larger batches in `fit` than the model's `microbatch_size`, or let Accumulate "
                 "have two steps at least."
             )
-        scale, error = noise_scale(ops.convert_to_numpy(self._moments.value).astype("float64"))
+        scale, error = noise_scale(self._moments.numpy().astype("float64"))
         for name, value in zip(self._epochs, (epoch, scale, error), strict=True):
             self._epochs[name].append(value)
         if logs is not None:
@@ -171,6 +163,16 @@ class GradientNoiseScale(StepCallback):
         moments = self._moments.value
         new = ops.cond(due, measure, lambda: moments + 0)
         self._moments.assign(ops.where(ops.all(ops.isfinite(new)), new, moments))
+
+
+def _variable(name, shape=(), dtype="float32"):
+    return keras.Variable(
+        np.zeros(shape, dtype),
+        dtype=dtype,
+        trainable=False,
+        aggregation="only_first_replica",
+        name=name,
+    )
 
 
 def with_measurement(moments, trace, square):

@@ -56,7 +56,7 @@ class VariableTarget:
     @property
     def value(self):
         """The present value, a float."""
-        return float(keras.ops.convert_to_numpy(self.variable.value))
+        return float(self.variable.numpy())
 
     @value.setter
     def value(self, value):
@@ -93,10 +93,15 @@ class AttributeTarget:
                 f"Schedule changes a number, and the attribute {name!r} of {kind} {given}. Its "
                 f"numbers are {names}."
             )
-        if name == "momentum" and not numbers[name]:
+        if name == "momentum" and not numbers[name] and not _keeps_momentum(owner):
             raise ValueError(
                 f"The momentum of {kind} is 0, for which it keeps no state. Make it with the first "
                 f"value: {kind}(momentum=0.9)."
+            )
+        if isinstance(owner, _DROPOUTS) and not hasattr(owner, "seed_generator"):
+            raise ValueError(
+                f"{kind} was made with a rate of 0, for which it has no random seed. Make it with "
+                f"another rate, and let the schedule begin with 0: {kind}(0.5) and {{0: 0.0}}."
             )
         self.name = name
         self._owner, self._open = owner, 0
@@ -115,7 +120,7 @@ class AttributeTarget:
 
     def keep_value(self):
         """Gives the attribute the number that the last step had."""
-        vars(self._owner)[self.name] = float(keras.ops.convert_to_numpy(self.variable.value))
+        vars(self._owner)[self.name] = float(self.variable.numpy())
 
     @contextlib.contextmanager
     def in_step(self):
@@ -149,6 +154,19 @@ class AttributeTarget:
 
 def _is_number(value):
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+_DROPOUTS = (
+    keras.layers.Dropout,
+    keras.layers.AlphaDropout,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+)
+
+
+def _keeps_momentum(owner):
+    """Whether an optimizer was built with a momentum, which a schedule may have taken to 0."""
+    return any("momentum" in v.path for v in getattr(owner, "variables", []))
 
 
 def _inner(optimizer):

@@ -17,11 +17,15 @@ class StepCallback(keras.callbacks.Callback):
     def __init__(self):
         super().__init__()
         self._attached_to = None
+        self._is_training = False
 
     @property
     def step_variables(self):
         """The variables that the step reads and assigns for this callback: part of its state."""
         return []
+
+    def make_step_variables(self):
+        """Makes these variables, on the devices of the model that it is attached to."""
 
     def during_step(self):
         """A context that is open during a step of training or of evaluation."""
@@ -67,17 +71,34 @@ class StepCallback(keras.callbacks.Callback):
 
     def set_model(self, model):
         """Takes up the model; Keras calls it before training."""
+        is_new = model is not self._model
         super().set_model(model)
         from keras_cool.training.inject import inject  # the one look from here into that room
 
         inject(model).attach_to_step(self)
+        if is_new:
+            with model.scope_of_variables():
+                self.make_step_variables()
         self._attached_to = model
+        self._is_training = False
+
+    def on_train_begin(self, logs=None):
+        self._is_training = True
 
     def on_train_end(self, logs=None):
         self.detach()
 
+    def on_test_end(self, logs=None):
+        if not self._is_training:  # of `model.evaluate`, outside of `fit`
+            self.detach()
+
+    def on_predict_end(self, logs=None):
+        if not self._is_training:
+            self.detach()
+
     def detach(self):
         """Takes the callback out of the training step."""
+        self._is_training = False
         if self._attached_to is not None:
             self._attached_to.detach_from_step(self)
             self._attached_to = None

@@ -63,8 +63,6 @@ class StepReport(StepCallback):
     def __init__(self, frequency=100):
         super().__init__()
         self._frequency = checked_frequency(frequency, self, epochs_allowed=False)
-        self._due = _variable("due", "int32")
-        self._squared_norm = _variable("squared_norm", "float32")
         self._reports: list[dict] = []
         self._before: list | None = None
 
@@ -113,6 +111,10 @@ class StepReport(StepCallback):
     def step_variables(self):
         return [self._due, self._squared_norm]
 
+    def make_step_variables(self):
+        self._due = _variable("due", "int32")
+        self._squared_norm = _variable("squared_norm", "float32")
+
     def set_model(self, model):
         """Takes up the model; Keras calls it before training."""
         if model.steps_per_execution > 1:
@@ -127,9 +129,9 @@ class StepReport(StepCallback):
         self._accumulates = hasattr(self._optimizer, "window_gradients")
         self._reports, self._before = [], None
         self._batches, self._next = 0, 0
+        super().set_model(model)
         self._due.assign(np.zeros((), "int32"))
         self._squared_norm.assign(np.zeros((), "float32"))
-        super().set_model(model)
 
     def observe_gradients(self, gradients):
         if not self._accumulates:
@@ -148,13 +150,20 @@ class StepReport(StepCallback):
         # Not `on_train_batch_end`, for which Keras waits for the logs of every step.
         if self._before is not None:
             self._finish()
-        if self._before is None and self._batches >= self._next:
+        # TensorFlow builds a model within its first step: there are no weights before it.
+        if self._before is None and self._batches >= self._next and self._model.built:
             self._begin()
         self._batches += 1
 
     def on_epoch_end(self, epoch, logs=None):
         if self._before is not None:
             self._finish()
+        if not self._reports and not self._accumulates and self._batches > 1:
+            raise ValueError(
+                "StepReport saw no gradients. It looks at those that the model's own optimizer is "
+                "given: in `multi_gradient_step` hand them to self.apply_gradients(gradients, "
+                "variables), and compile the model with the optimizer that uses them."
+            )
         if logs is not None and self._reports:
             logs |= {k: v for k, v in self._reports[-1].items() if k != "step" and k not in logs}
 
@@ -217,4 +226,7 @@ def _variable(name, dtype):
 
 
 def _number(value):
-    return float(ops.convert_to_numpy(value.value if isinstance(value, keras.Variable) else value))
+    # `numpy()` of a variable: one of several replicas is no tensor, and has a value of each.
+    return float(
+        value.numpy() if isinstance(value, keras.Variable) else ops.convert_to_numpy(value)
+    )

@@ -83,6 +83,11 @@ class Evaluation:
         """
         return list(while_loop(cond, body, tuple(loop_vars)))
 
+    @property
+    def has_measured_parts(self):
+        """Whether there are measured parts to show: not where a batch is computed at once."""
+        return False
+
     def raw(self, point):
         """Gives `(loss, gradients)` of this replica, as the backend made them, `None` included."""
         with self._random_numbers, OverlayScope() as scope:

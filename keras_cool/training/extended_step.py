@@ -1,6 +1,7 @@
 """`ExtendedStep`: the part of the mixin that lets callbacks act inside the training step."""
 
 import contextlib
+import threading
 
 import keras
 
@@ -12,21 +13,35 @@ class Attached:
 
     def __init__(self):
         self.callbacks = []
-        self.of_train_function = []  # those that the compiled functions were made with
-        self.of_test_function = []
+        # Those that the compiled functions were made with; `None`: they have to be made anew.
+        self.of_train_function: list | None = []
+        self.of_test_function: list | None = []
+        self.of_predict_function: list | None = []
+
+
+class Shown(threading.local):
+    """What the callbacks have seen in this step. Replicas of TensorFlow are threads."""
+
+    gradients = False
+    parts = False
 
 
 class ExtendedStep:
     """Keeps the callbacks that act inside the step, and calls them at its stations."""
 
     _attached: Attached | None = None
+    _shown = Shown()
 
     def attach_to_step(self, callback):
         """Makes a `StepCallback` a part of the training step. It calls this itself."""
+        self.check_no_train_step()  # now: TensorFlow does not get over an error in its first trace
         if self._attached is None:
             self._attached = Attached()
         if not any(c is callback for c in self._attached.callbacks):
             self._attached.callbacks.append(callback)
+            # The numbers that it changes are constants in what was compiled without it.
+            self._attached.of_test_function = self._attached.of_test_function or None
+            self._attached.of_predict_function = self._attached.of_predict_function or None
 
     def detach_from_step(self, callback):
         """Ends what `attach_to_step` began."""
@@ -60,16 +75,31 @@ class ExtendedStep:
             self._attached.of_test_function = self.step_callbacks
         super().make_test_function(force)
 
+    def make_predict_function(self, force=False):
+        """Makes the function that predicts, anew if other callbacks take part in the step."""
+        if self._attached is not None:
+            force = force or self._attached.of_predict_function != self._attached.callbacks
+            self._attached.of_predict_function = self.step_callbacks
+        super().make_predict_function(force)
+
     def test_step(self, *args):
-        with self.reading_state_of_test(*args):
-            during_step = self._during_step()
+        with self.reading_state(*args):
+            during_step = self.during_step()
         with during_step:
             return super().test_step(*args)
 
+    def predict_step(self, *args):
+        with self.reading_state(*args):
+            during_step = self.during_step()
+        with during_step:
+            return super().predict_step(*args)
+
     def show_gradients(self, gradients, variables, of_all_replicas):
-        """Lets the callbacks see the gradients that the optimizer is going to be given."""
+        """Lets the callbacks see the gradients that the optimizer is going to be given, the first
+        of a step."""
         observers = [c for c in self.step_callbacks if c.observes_gradients]
-        if observers:
+        if observers and not self._shown.gradients:
+            self._shown.gradients = True
             pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
             gradients = [g for g, _ in pairs]
             if not of_all_replicas:
@@ -78,22 +108,29 @@ class ExtendedStep:
                 callback.observe_gradients(gradients)
 
     def part_observers(self):
-        """The callbacks that look at the micro-batches of a batch."""
-        return [c for c in self.step_callbacks if c.observes_parts]
+        """The callbacks that look at the micro-batches of a batch, in the first evaluation of a
+        step."""
+        observers = [c for c in self.step_callbacks if c.observes_parts]
+        if self._shown.parts:
+            return []
+        self._shown.parts = True
+        return observers
 
     @contextlib.contextmanager
     def _extended(self):
         """The context of a training step: it begins and ends with the callbacks' own parts."""
         callbacks = self.step_callbacks
+        self._shown.gradients = self._shown.parts = False
         for callback in callbacks:
             callback.begin_step()
-        with self._during_step():
+        with self.during_step():
             yield
         for callback in callbacks:
             callback.end_step()
 
-    def _during_step(self):
-        stack = contextlib.ExitStack()
-        for callback in self.step_callbacks:
-            stack.enter_context(callback.during_step())
-        return stack
+    def during_step(self):
+        """The context in which numbers have the values that the callbacks give them in a step."""
+        with contextlib.ExitStack() as stack:
+            for callback in self.step_callbacks:
+                stack.enter_context(callback.during_step())
+            return stack.pop_all()

@@ -1,5 +1,7 @@
 """JAX: a stateless `train_step` around the common one."""
 
+import contextlib
+
 import keras
 
 from keras_cool.keras_private import OverlayScope
@@ -61,8 +63,13 @@ class BackendStep:
             self.metrics_variables,
         )
 
-    def reading_state_of_test(self, state, data):
-        """The context in which variables have their values in `test_step(state, data)`."""
+    def scope_of_variables(self):
+        """The context in which variables are made on all devices of the model: any."""
+        return contextlib.nullcontext()
+
+    def reading_state(self, state, data):
+        """The context in which variables have their values in `test_step(state, data)`, and in
+        `predict_step`."""
         return OverlayScope(zip(self.non_trainable_variables, state[1], strict=True))
 
     def train_step(self, state, data):

@@ -33,12 +33,21 @@ class MicrobatchEvaluation(Evaluation):
 
     def __call__(self, point):
         loss, gradients = super().__call__(point)
-        if self._measured:
-            self._show_parts(gradients)
+        if self.has_measured_parts:
+            self.show_parts(gradients)
         return loss, gradients
 
-    def _show_parts(self, gradients):
-        """Shows the observers the parts of all replicas, whose gradients are parts of a sum."""
+    @property
+    def has_measured_parts(self):
+        """Whether the observers have measured parts that they were not shown yet."""
+        return bool(self._measured)
+
+    def show_parts(self, gradients):
+        """Shows the observers the parts of all replicas, whose gradients are parts of a sum.
+
+        Args:
+            gradients: List of tensors, those of the whole batch, all replicas.
+        """
         *measured, parts = self._measured
         self._measured = []
         replicas = number_of_replicas()

@@ -173,6 +173,9 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
         )
         loss, gradients = evaluation.raw([v.value for v in variables])
         assign(evaluation.updates)
+        if evaluation.has_measured_parts:
+            present = [g for g in gradients if g is not None]
+            evaluation.show_parts(backend.gradients_of_all_replicas(present))
         return ((loss, evaluation.aux) if has_aux else loss), gradients
 
     def apply_gradients(self, gradients, variables, optimizer=None):
@@ -191,6 +194,12 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
                 `self.value_and_grad` too; without one, gradients that are not finite are dropped.
         """
         optimizer = self.optimizer if optimizer is None else optimizer
+        if optimizer is self.optimizer:
+            self.show_gradients(gradients, variables, of_all_replicas=False)
+        self.update_by(optimizer, gradients, variables)
+
+    def update_by(self, optimizer, gradients, variables):
+        """As `apply_gradients`, for gradients that the callbacks need not see any more."""
         gradients = rescale(gradients, optimizer.scale_loss)
 
         def update(gradients):
@@ -242,13 +251,7 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
         Returns:
             The logs.
         """
-        if super(BackendStep, self).train_step.__func__ is not Trainer.train_step:
-            raise ValueError(
-                f"{type(self).__name__} has a `train_step` of its own, which takes one gradient a "
-                "step; a multi-gradient step would not use it. Move what it does into "
-                "`compute_loss` (a loss of your own) or into `multi_gradient_step` (a step of your "
-                "own), and remove `train_step`."
-            )
+        self.check_no_train_step()
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self._loss_is_tracked = False
         accumulate = accumulating_optimizer(self.optimizer)
@@ -262,15 +265,24 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
             logs = {**logs, "loss": loss_tracker(self).result()}
         return logs
 
+    def check_no_train_step(self):
+        """Refuses a model with a `train_step` of its own."""
+        if super(BackendStep, self).train_step.__func__ is not Trainer.train_step:
+            raise ValueError(
+                f"{type(self).__name__} has a `train_step` of its own, which takes one gradient a "
+                "step; a multi-gradient step, or a callback that acts inside the step, would not "
+                "use it. Move what it does into `compute_loss` (a loss of your own) or into "
+                "`multi_gradient_step` (a step of your own), and remove `train_step`."
+            )
+
     def _evaluation(self, loss_function, batch, variables, optimizer, summarise=None):
         scale_loss = optimizer.scale_loss if optimizer else _no_scale
         arguments = (loss_function, batch, variables, scale_loss, summarise)
         share = window_share(optimizer)
         if self._microbatches is None or not keras.tree.flatten(batch):
             return Evaluation(*arguments, window_share=share)
-        return MicrobatchEvaluation(
-            self._microbatches, self.part_observers(), *arguments, window_share=share
-        )
+        observers = self.part_observers() if optimizer is self.optimizer else []
+        return MicrobatchEvaluation(self._microbatches, observers, *arguments, window_share=share)
 
     def _track_loss(self, loss, x):
         # Keras takes the epoch's "loss" from this running mean, whatever the steps returned.

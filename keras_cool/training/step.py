@@ -26,7 +26,6 @@ def take_plain_step(model, evaluation):
     assign(updates)
     if variables:
         with _weighing(accumulate, evaluation):
-            model.show_gradients(gradients, variables, of_all_replicas=False)
             model.apply_gradients(gradients, variables)
     return evaluation.logs if accumulate is None else {**evaluation.logs, **accumulate.step_logs()}
 
@@ -73,7 +72,7 @@ def take_estimated_step(model, evaluation, counter):
     def apply(gradients):
         accepting = contextlib.nullcontext() if method is None else method.accepting_estimates()
         with accepting:
-            model.apply_gradients(gradients, variables)
+            model.update_by(model.optimizer, gradients, variables)
 
     def update(values, gradients):
         assign(zip(held_variables, values, strict=True))

@@ -11,8 +11,13 @@ from keras_cool.keras_private import all_layers
 class BackendStep:
     """Runs the common step as `train_step`."""
 
-    def reading_state_of_test(self, *args):
-        """The context in which variables have their values in `test_step(*args)`: any."""
+    def scope_of_variables(self):
+        """The context in which variables are made on all devices of the model: any."""
+        return contextlib.nullcontext()
+
+    def reading_state(self, *args):
+        """The context in which variables have their values in `test_step(*args)`, and in
+        `predict_step`: any."""
         return contextlib.nullcontext()
 
     def train_step(self, data):
