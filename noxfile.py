@@ -20,6 +20,7 @@ nox.options.sessions = ["lint", "tests"]
 ROOT = Path(__file__).parent
 CONSTRAINTS = ROOT / "constraints.txt"
 BACKENDS = {"jax": "jax", "tensorflow": "tensorflow-cpu", "torch": "torch"}
+ALSO_TESTED = {"tensorflow": ["tensorboard"]}  # through which Keras' callback writes there
 # The tests are spread over the processors; threads of PyTorch's would get in each other's way.
 WORKERS = ["-n", "auto", "--maxprocesses", "4"]
 ONE_THREAD_A_WORKER = {"OMP_NUM_THREADS": "1"}
@@ -31,7 +32,7 @@ backends = nox.parametrize("backend", list(BACKENDS), ids=list(BACKENDS))
 @backends
 def tests(session, backend):
     """The tests on the CPU, in an environment with one backend."""
-    install(session, ".[test]", BACKENDS[backend])
+    install(session, ".[test]", BACKENDS[backend], *ALSO_TESTED.get(backend, []))
     assert_only(session, backend)
     run_pytest(session, backend)
 
@@ -41,7 +42,8 @@ def tests(session, backend):
 def tests_oldest(session, backend):
     """The same with the oldest Keras that pyproject.toml allows."""
     oldest = oldest_keras()
-    install(session, ".[test]", BACKENDS[backend], constraints=with_keras(session, oldest))
+    packages = [BACKENDS[backend], *ALSO_TESTED.get(backend, [])]
+    install(session, ".[test]", *packages, constraints=with_keras(session, oldest))
     session.log(f"Keras {oldest}, the oldest that pyproject.toml allows")
     assert_only(session, backend)
     run_pytest(session, backend)
