@@ -29,7 +29,9 @@ class StepReport(StepCallback):
 
     Under `keras_cool.optimizers.Accumulate` a step is an update: the gradient is the mean over the
     window. The logs of an epoch have the numbers of the last step that was reported; `data()` has
-    all of them, and `plot` draws them. The other steps cost what they cost without it. The model is
+    all of them, and `plot` draws them. In a `multi_gradient_step` of one's own the gradient is the
+    first that `self.apply_gradients` hands to the model's own optimizer. Of a model that is not
+    built yet TensorFlow has no weights before the first step: the second is reported then. The other steps cost what they cost without it. The model is
     given `keras_cool.MultiGradientMixin` if it has not got it, as by `keras_cool.inject`.
 
     Example:
@@ -54,7 +56,8 @@ class StepReport(StepCallback):
     Raises:
         ValueError: If `frequency` is not a positive integer, the model was compiled with
             `steps_per_execution` above 1 (the weights between the steps of one execution are not to
-            be had), or there is nothing to plot yet.
+            be had), the model's own optimizer was given no gradients, or there is nothing to plot
+            yet.
         ImportError: From `plot`, if matplotlib is not installed.
     """
 
