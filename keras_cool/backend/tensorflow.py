@@ -52,6 +52,11 @@ def all_finite_if(condition, tensors):
     return tf.cond(condition, lambda: all_finite(tensors), lambda: False)
 
 
+def scalar_if(condition, function):
+    """Gives the float32 scalar `function()` if `condition` is true, and 0 otherwise."""
+    return tf.cond(condition, function, lambda: tf.zeros(()))
+
+
 def while_loop(cond, body, loop_vars):
     """`tf.while_loop` over a flat tuple of tensors, in whose body replicas may add up."""
     replicas = number_of_replicas()

@@ -138,15 +138,16 @@ class StepReport(StepCallback):
 
     def observe_gradients(self, gradients):
         if not self._accumulates:
-            self._note(self._due.value > 0, gradients)
+            due = self._due.value > 0
+            self._note(due, squared_norm_if(due, gradients))
 
     def end_step(self):
         if self._accumulates:
             due = ops.logical_and(self._due.value > 0, self._optimizer.window_is_full)
-            self._note(due, self._optimizer.window_gradients())
+            gradients = self._optimizer.window_gradients  # a mean, a pass over the accumulators
+            self._note(due, ops.cond(due, lambda: squared_norm(gradients()), lambda: ops.zeros(())))
 
-    def _note(self, due, gradients):
-        squared = squared_norm_if(due, gradients)
+    def _note(self, due, squared):
         self._squared_norm.assign(ops.where(due, squared, self._squared_norm.value))
 
     def on_train_batch_begin(self, batch, logs=None):
