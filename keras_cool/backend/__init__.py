@@ -17,7 +17,7 @@ number_in_step = _backend.number_in_step
 number_of_replicas = _backend.number_of_replicas
 on_all_replicas = _backend.on_all_replicas
 over_microbatches = _backend.over_microbatches
-scalar_if = _backend.scalar_if
+scalar_of_microbatch_if = _backend.scalar_of_microbatch_if
 sum_over_replicas = _backend.sum_over_replicas
 while_loop = _backend.while_loop
 
@@ -33,7 +33,7 @@ __all__ = [
     "number_of_replicas",
     "on_all_replicas",
     "over_microbatches",
-    "scalar_if",
+    "scalar_of_microbatch_if",
     "sum_over_replicas",
     "while_loop",
 ]

@@ -92,11 +92,11 @@ def all_finite_if(condition, tensors):
     return jax.lax.cond(condition, all_finite, lambda _: jnp.array(False), tensors)
 
 
-def scalar_if(condition, function):
+def scalar_of_microbatch_if(condition, function):
     """Gives the float32 scalar `function()` if `condition` is true, and 0 otherwise.
 
-    It is computed in any case: what a `cond` looks at has to be in memory all at once, and a loop
-    over micro-batches with their gradients' norms in a `cond` took 1.7 times as long.
+    It is computed in any case: in a loop over micro-batches a `cond` would have all gradients in
+    memory at once, which took 1.7 times as long as none, and a product along with them 1.0.
     """
     return jnp.where(condition, function(), jnp.zeros((), "float32"))
 

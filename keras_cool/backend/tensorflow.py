@@ -52,7 +52,7 @@ def all_finite_if(condition, tensors):
     return tf.cond(condition, lambda: all_finite(tensors), lambda: False)
 
 
-def scalar_if(condition, function):
+def scalar_of_microbatch_if(condition, function):
     """Gives the float32 scalar `function()` if `condition` is true, and 0 otherwise."""
     return tf.cond(condition, function, lambda: tf.zeros(()))
 

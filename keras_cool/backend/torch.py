@@ -63,7 +63,7 @@ def all_finite_if(condition, tensors):
     return all_finite(tensors) if condition else torch.zeros_like(condition)
 
 
-def scalar_if(condition, function):
+def scalar_of_microbatch_if(condition, function):
     """Gives the float32 scalar `function()` if `condition` is true, and 0 otherwise."""
     return function() if condition else torch.zeros((), device=condition.device)
 

@@ -16,14 +16,24 @@ def squared_norm(tensors):
 
 
 def squared_norm_if(condition, tensors):
-    """Gives the squared norm of what a step computes if `condition` is true, and 0 otherwise.
+    """Gives the squared norm if `condition` is true, and 0 without computing it otherwise.
+
+    Args:
+        condition: Scalar boolean tensor.
+        tensors: List of tensors.
+    """
+    return ops.cond(condition, lambda: squared_norm(tensors), lambda: ops.zeros((), "float32"))
+
+
+def squared_norm_of_part_if(condition, tensors):
+    """Gives the squared norm of a micro-batch's gradients if `condition` is true, and 0 otherwise.
 
     Args:
         condition: Scalar boolean tensor.
         tensors: List of tensors, or `None` where there is none.
     """
     tensors = [t for t in tensors if t is not None]
-    return backend.scalar_if(condition, lambda: squared_norm(tensors))
+    return backend.scalar_of_microbatch_if(condition, lambda: squared_norm(tensors))
 
 
 def _squared_norm(tensor):
