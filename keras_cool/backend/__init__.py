@@ -27,6 +27,7 @@ over_microbatches = _backend.over_microbatches
 random_state = _backend.random_state
 set_random_state = _backend.set_random_state
 sum_of_squared_errors = _backend.sum_of_squared_errors
+scalar_of_microbatch_if = _backend.scalar_of_microbatch_if
 sum_over_replicas = _backend.sum_over_replicas
 while_loop = _backend.while_loop
 
@@ -50,6 +51,7 @@ __all__ = [
     "on_all_replicas",
     "over_microbatches",
     "random_state",
+    "scalar_of_microbatch_if",
     "set_random_state",
     "sum_of_squared_errors",
     "sum_over_replicas",

@@ -103,6 +103,11 @@ def sum_of_squared_errors(e, p, q, rtol, atol):
     return total
 
 
+def scalar_of_microbatch_if(condition, function):
+    """Gives the float32 scalar `function()` if `condition` is true, and 0 otherwise."""
+    return function() if condition else torch.zeros((), device=condition.device)
+
+
 def while_loop(cond, body, loop_vars):
     """`keras.ops.while_loop`."""
     return keras.ops.while_loop(cond, body, loop_vars)

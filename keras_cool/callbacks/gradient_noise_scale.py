@@ -8,7 +8,11 @@ from keras import ops
 
 from keras_cool import backend
 from keras_cool.callbacks.frequency import checked_frequency
-from keras_cool.callbacks.squared_norm import squared_norm, squared_norm_if
+from keras_cool.callbacks.squared_norm import (
+    squared_norm,
+    squared_norm_if,
+    squared_norm_of_part_if,
+)
 from keras_cool.callbacks.step_callback import StepCallback
 
 
@@ -35,7 +39,10 @@ class GradientNoiseScale(StepCallback):
 
     The parts are the micro-batches of a model that was compiled with `microbatch_size`, or the
     batches of a window of `keras_cool.optimizers.Accumulate` on a model with
-    `keras_cool.MultiGradientMixin`.
+    `keras_cool.MultiGradientMixin`. In a `multi_gradient_step` of one's own they are those of the
+    first `self.value_and_grad(..., batch=...)`, or what `self.apply_gradients` is given.
+
+    On JAX under `keras.distribution` a micro-batch has `microbatch_size` samples of each device.
 
     Example:
 
@@ -126,7 +133,7 @@ class GradientNoiseScale(StepCallback):
             logs["gradient_noise_scale_error"] = error
 
     def measure_part(self, gradients, share):
-        return squared_norm_if(self._is_due(), gradients) / ops.cast(share, "float32")
+        return squared_norm_of_part_if(self._is_due(), gradients) / ops.cast(share, "float32")
 
     def observe_parts(self, measured, parts, samples, gradients):
         due = ops.logical_and(self._is_due(), parts > 1)

@@ -21,10 +21,12 @@ class Schedule(StepCallback):
     The number takes effect in the compiled step, on JAX too, where a variable that a loss merely
     closes over is a constant of the program: it becomes a part of the state of the step. Nothing is
     compiled again when it changes, and nothing is added to what a step costs. The present value is
-    in the logs of each epoch.
+    in the logs of each epoch. (`torch.compile` alone compiles again for each number of an
+    attribute; give it a variable.)
 
     An attribute is a variable inside the step, and a Python number outside of it, so that the model
-    is saved with the number it has. It may be any that the step computes with: `momentum`,
+    is saved with the number it has; by step, with that of the end of the last epoch (put Schedule
+    before `ModelCheckpoint`). It may be any that the step computes with: `momentum`,
     `weight_decay`, `rho` or `learning_rate` of an optimizer, `rate` of a layer, `l2` of a
     regulariser, a number of a loss of your own.
 
@@ -102,12 +104,20 @@ class Schedule(StepCallback):
         """Takes up the model; Keras calls it before training."""
         self._first = self._target.value
         optimizer = model.optimizer
-        known = [*model.variables, *model.metrics_variables, *(optimizer and optimizer.variables)]
+        known = [
+            *model.variables,
+            *model.metrics_variables,
+            *(optimizer.variables if optimizer else ()),
+        ]
         variable = self._target.variable
         self._own_variables = [] if any(v is variable for v in known) else [variable]
         self._checked = False
         self._target.value = self._first  # of the type that every later one has
         super().set_model(model)
+        if optimizer is not None and model.built and not optimizer.built:
+            # TensorFlow would in the first step, without slots if the schedule begins with 0.
+            with model.scope_of_variables():
+                optimizer.build(model.trainable_variables)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._by == "epoch":

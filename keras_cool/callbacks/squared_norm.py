@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from keras_cool import backend
 from keras_cool.gradients import densify
 
 
@@ -11,16 +12,31 @@ def squared_norm(tensors):
     Args:
         tensors: List of tensors; `IndexedSlices` of TensorFlow's are made dense.
     """
-    squares = (ops.sum(ops.square(ops.cast(densify(t, t), "float32"))) for t in tensors)
-    return sum(squares, ops.zeros((), "float32"))
+    return sum((_squared_norm(densify(t, t)) for t in tensors), ops.zeros((), "float32"))
 
 
 def squared_norm_if(condition, tensors):
-    """Gives the squared norm if `condition` is true and 0 otherwise, without computing it then.
+    """Gives the squared norm if `condition` is true, and 0 without computing it otherwise.
+
+    Args:
+        condition: Scalar boolean tensor.
+        tensors: List of tensors.
+    """
+    return ops.cond(condition, lambda: squared_norm(tensors), lambda: ops.zeros((), "float32"))
+
+
+def squared_norm_of_part_if(condition, tensors):
+    """Gives the squared norm of a micro-batch's gradients if `condition` is true, and 0 otherwise.
 
     Args:
         condition: Scalar boolean tensor.
         tensors: List of tensors, or `None` where there is none.
     """
     tensors = [t for t in tensors if t is not None]
-    return ops.cond(condition, lambda: squared_norm(tensors), lambda: ops.zeros((), "float32"))
+    return backend.scalar_of_microbatch_if(condition, lambda: squared_norm(tensors))
+
+
+def _squared_norm(tensor):
+    tensor = ops.cast(tensor, "float32")
+    # A product of all axes with themselves: one pass over the memory, without the squares in it.
+    return ops.tensordot(tensor, tensor, len(tensor.shape))

@@ -32,6 +32,10 @@ class StepReport(StepCallback):
     all of them, and `plot` draws them. The other steps cost what they cost without it. The model is
     given `keras_cool.MultiGradientMixin` if it has not got it, as by `keras_cool.inject`.
 
+    In a `multi_gradient_step` of one's own the gradient is the first that `self.apply_gradients`
+    hands to the model's own optimizer. Of a model that is not built yet TensorFlow has no weights
+    before the first step: there the second is the first to be reported.
+
     Example:
 
     >>> import keras
@@ -54,7 +58,8 @@ class StepReport(StepCallback):
     Raises:
         ValueError: If `frequency` is not a positive integer, the model was compiled with
             `steps_per_execution` above 1 (the weights between the steps of one execution are not to
-            be had), or there is nothing to plot yet.
+            be had), the model's own optimizer was given no gradients, or there is nothing to plot
+            yet.
         ImportError: From `plot`, if matplotlib is not installed.
     """
 
@@ -135,15 +140,16 @@ class StepReport(StepCallback):
 
     def observe_gradients(self, gradients):
         if not self._accumulates:
-            self._note(self._due.value > 0, gradients)
+            due = self._due.value > 0
+            self._note(due, squared_norm_if(due, gradients))
 
     def end_step(self):
         if self._accumulates:
             due = ops.logical_and(self._due.value > 0, self._optimizer.window_is_full)
-            self._note(due, self._optimizer.window_gradients())
+            gradients = self._optimizer.window_gradients  # a mean, a pass over the accumulators
+            self._note(due, ops.cond(due, lambda: squared_norm(gradients()), lambda: ops.zeros(())))
 
-    def _note(self, due, gradients):
-        squared = squared_norm_if(due, gradients)
+    def _note(self, due, squared):
         self._squared_norm.assign(ops.where(due, squared, self._squared_norm.value))
 
     def on_train_batch_begin(self, batch, logs=None):
