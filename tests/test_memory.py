@@ -74,3 +74,24 @@ def test_copies_of_the_parameters(name):
     evaluate = Evaluate()
     method.estimate_gradient(evaluate, point)
     assert evaluate.most == expected
+
+
+# By XLA on the CPU, which adds up the gradients of a fixed step at its end, and holds them until
+# then; the loop over the tries holds copies of its own.
+COMPILED = {
+    "Heun": 3,
+    "Midpoint": 2,
+    "RK4": 5,
+    "RK45": 6,
+    "RK23-controlled": 8,
+    "RungeKuttaChebyshev": 10,
+}
+
+
+@pytest.mark.backend("jax")
+@pytest.mark.parametrize("name", COMPILED)
+def test_copies_of_a_compiled_step(name):
+    from solver_memory import planned_copies
+
+    method = getattr(kc.optimizers, name.split("-")[0])(0.1, **COPIES[name][0])
+    assert planned_copies(method, layers=1) < COMPILED[name] + 0.5
