@@ -3,7 +3,6 @@
 import os
 import platform
 import statistics
-import threading
 import time
 
 import keras
@@ -51,79 +50,28 @@ def in_turn(sides, rounds):
     return seconds
 
 
-class Turn(keras.callbacks.Callback):
-    """Trains one epoch whenever it is its turn; `last` stands behind the callbacks it times."""
+def seconds_an_epoch(model, callbacks, x, y, batch_size, epochs):
+    """Trains with callbacks; the seconds of an epoch, what they do around their epochs included."""
+    first, last = [], []
+    start = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: first.append(time.perf_counter())
+    )
 
-    def __init__(self):
-        super().__init__()
-        self.seconds = []
-        self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
-        self.last = keras.callbacks.LambdaCallback(on_epoch_end=self._stop)
-
-    def take(self):
-        """Lets the training go on for an epoch, and waits for its end."""
-        self._go.release()
-        self._done.acquire()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._go.acquire()
-        self._start = time.perf_counter()
-
-    def _stop(self, epoch, logs):
+    def end_of_epoch(epoch, logs):
         float(logs["loss"])
-        self.seconds.append(time.perf_counter() - self._start)
-        self._done.release()
+        last.append(time.perf_counter())
 
-    def train(self, model, callbacks, epochs, x, y, batch_size):
-        """Trains in a thread of its own, which is returned."""
-
-        def fit():
-            try:
-                model.fit(
-                    x,
-                    y,
-                    batch_size=batch_size,
-                    epochs=epochs,
-                    verbose=0,
-                    shuffle=False,
-                    callbacks=[self, *callbacks, self.last],
-                )
-            finally:
-                self._done.release()  # of an epoch that has failed
-
-        thread = threading.Thread(target=fit)
-        thread.start()
-        return thread
-
-
-def epochs_in_turn(sides, rounds, epochs=1):
-    """As `in_turn`, where the rounds of a side are the epochs of one training.
-
-    What a callback does now and then, or at the beginning of a training, counts as often as in a
-    training. Each side trains in a thread, and waits until it is its turn.
-
-    Args:
-        sides: Dictionary of names and tuples `(model, callbacks, x, y, batch_size)`.
-        rounds: How many rounds count; one more goes before them, for compilation.
-        epochs: How many epochs make up a round.
-    """
-    total = (rounds + 1) * epochs
-    turns = {name: Turn() for name in sides}
-    threads = [turns[name].train(m, c, total, *r) for name, (m, c, *r) in sides.items()]
-
-    def seconds(name):
-        before = len(turns[name].seconds)
-        for _ in range(epochs):
-            turns[name].take()
-        taken = turns[name].seconds[before:]
-        if len(taken) != epochs:
-            raise RuntimeError(f"The training of {name} has failed; see above.")
-        return sum(taken) / epochs
-
-    result = in_turn({name: lambda name=name: seconds(name) for name in sides}, rounds)
-    for thread in threads:
-        thread.join()
-    return result
+    end = keras.callbacks.LambdaCallback(on_epoch_end=end_of_epoch)
+    model.fit(
+        x,
+        y,
+        batch_size=batch_size,
+        epochs=epochs,
+        verbose=0,
+        shuffle=False,
+        callbacks=[start, *callbacks, end],
+    )
+    return sum(b - a for a, b in zip(first, last, strict=True)) / epochs
 
 
 def ratio(seconds, name, reference, factor=1.0):

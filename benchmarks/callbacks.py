@@ -5,6 +5,7 @@ and `--callbacks Rescue Evaluate` measures those alone.
 """
 
 import argparse
+import functools
 import pathlib
 import shlex
 import sys
@@ -12,12 +13,13 @@ import typing
 
 import keras
 import numpy as np
-from _timing import epochs_in_turn, machine, milliseconds, ratio, settings
+from _timing import in_turn, machine, milliseconds, ratio, seconds_an_epoch, settings
 from step_cost import NETS
 
 import keras_cool as kc
 
 BATCH, PARTS = 16, 4  # samples computed at a time, and how many such make up a soft batch
+EPOCHS = 2  # of a round, which is one call of `fit`: 100 steps, the frequency of StepReport
 LIMIT = "1.05"
 
 
@@ -63,7 +65,6 @@ class Row(typing.NamedTuple):
     callbacks: typing.Callable
     setup: str = "Adam"
     reference: str = "Adam"
-    epochs: int = 1  # of a round: as many as it takes for what is not done in each
 
 
 def constant_by_step(value):
@@ -93,7 +94,7 @@ ROWS = [
     Row(
         "Schedule, attribute, by step", schedule(beta_1, schedule=constant_by_step(0.9), by="step")
     ),
-    Row("StepReport", lambda model: [kc.callbacks.StepReport()], epochs=2),
+    Row("StepReport", lambda model: [kc.callbacks.StepReport()]),
     Row(
         "GradientNoiseScale",
         lambda model: [kc.callbacks.GradientNoiseScale()],
@@ -151,8 +152,9 @@ def measure(net, row, steps, rounds):
         ("with", row.setup, row.callbacks),
     ):
         model = make_model(net, SETUPS[setup])
-        sides[side] = (model, callbacks(model), x, y, SETUPS[setup].batch_size)
-    seconds = epochs_in_turn(sides, rounds, row.epochs)
+        arguments = (model, callbacks(model), x, y, SETUPS[setup].batch_size, EPOCHS)
+        sides[side] = functools.partial(seconds_an_epoch, *arguments)
+    seconds = in_turn(sides, rounds)
     median, low, high = ratio(seconds, "with", "without")
     return (
         f"| {net} | {row.name} | {row.reference} | {milliseconds(seconds['with']) / steps:.2f} | "
@@ -163,7 +165,9 @@ def measure(net, row, steps, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=50, help="batches of 16 in an epoch")
-    parser.add_argument("--rounds", type=int, default=7, help="epochs that are timed, of each side")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="calls of `fit` that are timed, of each side"
+    )
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--callbacks", nargs="+", metavar="NAME", help="rows of these names alone")
     parser.add_argument("--output", type=pathlib.Path, help="write the table to this file too")
@@ -181,12 +185,13 @@ def main():
         "| net | callback | against | ms | ratio | quartiles | at most |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
+    print("\n".join(lines))
     for net in arguments.nets:
-        lines += [measure(net, row, arguments.steps, arguments.rounds) for row in rows]
-    text = "\n".join(lines)
-    print(text)
+        for row in rows:
+            lines.append(measure(net, row, arguments.steps, arguments.rounds))
+            print(lines[-1], flush=True)
     if arguments.output:
-        arguments.output.write_text(text + "\n")
+        arguments.output.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
