@@ -199,7 +199,13 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
         self.update_by(optimizer, gradients, variables)
 
     def update_by(self, optimizer, gradients, variables):
-        """As `apply_gradients`, for gradients that the callbacks need not see any more."""
+        """Lets an optimizer update variables, as `apply_gradients`, unseen by the callbacks.
+
+        Args:
+            optimizer: A Keras optimizer.
+            gradients: List of tensors or `None`, one for each variable and of its shape.
+            variables: List of the `keras.Variable`s to update.
+        """
         gradients = rescale(gradients, optimizer.scale_loss)
 
         def update(gradients):
