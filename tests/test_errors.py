@@ -174,3 +174,40 @@ if keras.backend.backend() == "torch":
         losses = wrapped_model(kc.optimizers.Heun(0.1), trainable=False)
         history = losses.fit(X, Y, epochs=3, verbose=0).history
         assert history["loss"][-1] < history["loss"][0]
+
+
+@pytest.mark.parametrize("name", sorted(set(kc.optimizers.__all__) - {"Tableau"}))
+def test_keras_own_name_of_the_learning_rate_names_the_line(name):
+    method = getattr(kc.optimizers, name)
+    with pytest.raises(TypeError, match=rf"{name}\(0\.3.*{name}\(keras\.optimizers\.Adam\(0\.3\)"):
+        method(learning_rate=0.3)
+    with pytest.raises(TypeError, match=rf"{name}\(keras\.optimizers\.Adam\(0\.3\)"):
+        method("adam", learning_rate=0.3)
+
+
+@pytest.mark.parametrize("make", [kc.optimizers.Heun, lambda: kc.optimizers.Accumulate(steps=4)])
+def test_no_first_argument_names_the_line(make):
+    with pytest.raises(TypeError, match=r"(Heun\(0\.1\)|Accumulate\(0\.1, steps=4\)), "):
+        make()
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        kc.callbacks.Warmup(0.1, 10),
+        kc.callbacks.Cycle(0.1, 0.2, 10),
+        kc.callbacks.OneCycle(0.1, 10),
+    ],
+    ids=["warmup", "cycle", "one_cycle"],
+)
+@pytest.mark.parametrize("cls", [keras.Model, kc.Model])
+def test_a_learning_rate_schedule_among_the_callbacks_names_its_place(schedule, cls):
+    inputs = keras.Input((3,))
+    model = cls(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", loss="mse")
+    match = rf"Adam\({type(schedule).__name__}\(\.\.\.\)\)"
+    for callbacks in (schedule, [schedule]):
+        with pytest.raises(TypeError, match=match):
+            model.fit(X, Y, callbacks=callbacks, verbose=0)
+        with pytest.raises(TypeError, match=match):
+            model.evaluate(X, Y, callbacks=callbacks, verbose=0)

@@ -1,5 +1,8 @@
 """Save, load, go on: the same weights to the bit, without `custom_objects`."""
 
+import json
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -202,3 +205,14 @@ def test_a_class_with_a_compile_of_its_own_loads_with_keras_advice(tmp_path):
         loaded = keras.saving.load_model(tmp_path / "model.keras")
     for a, b in zip(model.get_weights(), loaded.get_weights()):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("max_step", [None, math.inf, 0.5])
+def test_the_config_of_a_solver_is_valid_json(max_step):
+    """A file of before holds `Infinity`, which Python reads as the number it is."""
+    optimizer = kc.optimizers.RK45(0.1, max_step=max_step)
+    config = json.dumps(keras.saving.serialize_keras_object(optimizer), allow_nan=False)
+    assert f'"max_step": {"0.5" if max_step == 0.5 else "null"}' in config
+    for text in (config, config.replace('"max_step": null', '"max_step": Infinity')):
+        loaded = keras.saving.deserialize_keras_object(json.loads(text))
+        assert loaded.get_config() == optimizer.get_config()

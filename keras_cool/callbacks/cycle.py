@@ -4,12 +4,13 @@ import keras
 from keras import ops
 
 from keras_cool.callbacks.ramp import RAMPS, as_rate, check_number, check_shape, check_steps
+from keras_cool.callbacks.rate_schedule import RateSchedule
 
 SHAPES = {"triangular": RAMPS["linear"], "cosine": RAMPS["cosine"]}
 
 
 @keras.saving.register_keras_serializable(package="keras_cool")
-class Cycle(keras.optimizers.schedules.LearningRateSchedule):
+class Cycle(RateSchedule):
     r"""Lets the learning rate go up and down between two bounds, again and again.
 
     At update \(t = 0, 1, 2, \ldots\), with \(c = \lfloor t / n \rfloor\) cycles behind it and the

@@ -4,10 +4,11 @@ import keras
 from keras import ops
 
 from keras_cool.callbacks.ramp import RAMPS, as_rate, check_number, check_shape, check_steps
+from keras_cool.callbacks.rate_schedule import RateSchedule
 
 
 @keras.saving.register_keras_serializable(package="keras_cool")
-class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
+class OneCycle(RateSchedule):
     r"""Lets the learning rate rise once, over the first part of the training, and fall once.
 
     At update \(t = 0, 1, \ldots, n - 1\), with the last update of the rise

@@ -5,10 +5,11 @@ from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_cool.callbacks.ramp import RAMPS, as_rate, check_number, check_shape, check_steps
+from keras_cool.callbacks.rate_schedule import RateSchedule
 
 
 @keras.saving.register_keras_serializable(package="keras_cool")
-class Warmup(LearningRateSchedule):
+class Warmup(RateSchedule):
     r"""Warms the learning rate up, update by update, and leaves it to its own schedule then.
 
     At update \(t = 0, 1, 2, \ldots\) the learning rate is

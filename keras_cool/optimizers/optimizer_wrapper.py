@@ -1,5 +1,7 @@
 """`OptimizerWrapper`: base of the optimizers that let an ordinary Keras optimizer take the step."""
 
+import inspect
+
 import keras
 
 from keras_cool.optimizers.saved_seeds import SavedSeeds
@@ -29,6 +31,10 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
         name: String or `None`. The name of the optimizer. Defaults to the class's name in snake
             case.
     """
+
+    def __new__(cls, *args, **kwargs):
+        _check_first_argument(cls, args, kwargs)
+        return super().__new__(cls)
 
     def __init__(self, optimizer, name=None):
         super().__init__(learning_rate=0.0, name=name)
@@ -120,4 +126,25 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
     def _counter(self, name):
         return self.add_variable(
             shape=(), dtype="int32", aggregation="only_first_replica", name=name
+        )
+
+
+def _check_first_argument(cls, args, kwargs):
+    """Raises a `TypeError` for Keras' own name of the argument, and where it is missing."""
+    parameters = inspect.signature(cls.__init__).parameters
+    optimizer = parameters.get("optimizer")
+    if optimizer is None or args or "optimizer" in kwargs:
+        missing = False
+    else:
+        missing = optimizer.default is inspect.Parameter.empty
+    renamed = "learning_rate" in kwargs and "learning_rate" not in parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    if missing or (renamed and not takes_any):
+        others = "".join(f", {key}={value!r}" for key, value in kwargs.items() if key in parameters)
+        rate = kwargs.get("learning_rate", 0.1)
+        raise TypeError(
+            f"The first argument of {cls.__name__} is what takes the step: a learning rate, a "
+            "schedule, the name of a Keras optimizer or a Keras optimizer, without a keyword. "
+            f"For example: {cls.__name__}({rate!r}{others}), "
+            f"{cls.__name__}(keras.optimizers.Adam({rate!r}){others})."
         )

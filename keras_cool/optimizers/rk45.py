@@ -44,7 +44,7 @@ class RK45(EmbeddedMethod):
             cost of one evaluation; or `None`: the learning rate that the first argument gives, a
             float or that of a Keras optimizer, and `"auto"` where it gives none. Defaults to
             `None`.
-        max_step: Float, the largest step size. Defaults to infinity.
+        max_step: Float, the largest step size, or `None`: any. Defaults to infinity.
         adaptive: Boolean, whether to control the step size. If `False` the learning rate or its
             schedule is the step size. Defaults to `True`.
         controller: `"I"`, as in `solve_ivp`, or `"PI"`, whose step sizes vary less; their formulas

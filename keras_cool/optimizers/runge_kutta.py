@@ -74,7 +74,7 @@ class RungeKutta(MultiGradientOptimizer):
         first_step: Float, the first step size; `"auto"`, chosen as by `solve_ivp`, at the cost of
             one evaluation; or `None`: the learning rate that the first argument gives, a float or
             that of a Keras optimizer, and `"auto"` where it gives none. Defaults to `None`.
-        max_step: Float, the largest step size. Defaults to infinity.
+        max_step: Float, the largest step size, or `None`: any. Defaults to infinity.
         controller: `"I"`, SciPy's: the next size is `0.9 * error ** (-1 / k)` times the present
             one, where `k` is the order of the error estimate plus 1, and the factor is kept between
             0.2 and 10; or `"PI"`, `0.9 * error ** (-0.7 / k) * previous_error ** (0.4 / k)`, which
@@ -123,7 +123,7 @@ class RungeKutta(MultiGradientOptimizer):
             "rtol": rtol,
             "atol": atol,
             "first_step": first_step,
-            "max_step": max_step,
+            "max_step": math.inf if max_step is None else max_step,
             "controller": controller,
             "max_rejections": max_rejections,
             "full_batch": full_batch,
@@ -226,11 +226,13 @@ class RungeKutta(MultiGradientOptimizer):
 
     def get_config(self):
         """The configuration: the inner optimizer, the tableau and the settings of the control."""
+        bounded = math.isfinite(self._settings["max_step"])
         return {
             **super().get_config(),
             "tableau": keras.saving.serialize_keras_object(self.tableau),
             "adaptive": self._control is not None,
             **self._settings,
+            "max_step": self._settings["max_step"] if bounded else None,  # JSON has no infinity
         }
 
     @classmethod

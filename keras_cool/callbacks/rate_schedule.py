@@ -1,0 +1,18 @@
+"""`RateSchedule`: base of the learning-rate schedules that stand beside the callbacks."""
+
+from keras.optimizers.schedules import LearningRateSchedule
+
+
+class RateSchedule(LearningRateSchedule):
+    """A learning-rate schedule that says where it goes if it is given as a callback."""
+
+    def __getattr__(self, name):
+        # Keras asks every callback for these, this one or that one first.
+        if name.startswith(("on_", "set_model", "set_params")):
+            kind = type(self).__name__
+            raise TypeError(
+                f"{kind} is a learning-rate schedule, not a callback. Remove it from `callbacks` "
+                f"and give it to the optimizer: model.compile(keras.optimizers.Adam({kind}(...)), "
+                "...)."
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
