@@ -28,8 +28,9 @@ def draw(results, path):
                 row[1].fill_between(levels, low, high, alpha=0.15, label="SGD, all seeds")
         row[0].set(xscale="log", yscale="log", xlabel="gradient evaluations")
         row[0].set(ylabel="training loss", title=report.name_of(dropout))
-        row[1].set(xscale="log", xlabel="training loss", ylabel="validation loss", ylim=(0, 0.3))
-        row[1].set(title=report.name_of(dropout), xlim=(levels[0], levels[-1]))
+        row[1].set(xscale="log", xlim=(levels[0], levels[-1]), ylim=(0, 0.3))
+        row[1].set(xlabel="training loss, falling to the right →", ylabel="validation loss")
+        row[1].set(title=report.name_of(dropout))
         for axes in row:
             axes.grid(alpha=0.3)
     grid[0][1].legend(ncols=2, fontsize=8)

@@ -11,8 +11,8 @@ from _timing import machine, settings
 
 POINTS = 40  # of a curve in the file, evenly in the evaluations
 COLOURS = {
-    "SGD": "0.55",
-    "momentum": "0.3",
+    "SGD": "0.5",
+    "momentum": "C5",
     "Adam": "0.0",
     "Heun": "C0",
     "RK4": "C9",
@@ -22,7 +22,7 @@ COLOURS = {
     "Chebyshev over momentum": "C1",
     "Chebyshev over Adam": "C6",
 }
-DASHED = {"SGD", "momentum", "Adam"}
+STYLES = {"SGD": ":", "momentum": "--", "Adam": "-."}  # a style each, where it is not a solver
 
 
 def machine_and_command(name, arguments):
@@ -136,7 +136,7 @@ def _panel(axes, task, file):
             curves.setdefault(row["contender"], []).append(values)
     for name, points in curves.items():
         at, middle, low, high = np.transpose(points)
-        style, colour = "--" if name in DASHED else "-", COLOURS[name]
+        style, colour = STYLES.get(name, "-"), COLOURS[name]
         axes.plot(at, middle, style, color=colour, label=name, linewidth=1.6)
         axes.fill_between(at, low, high, color=colour, alpha=0.1, linewidth=0)
     axes.set(yscale="log", xlim=(0, at[-1]), xlabel="gradient evaluations", ylabel=task.measured)

@@ -169,13 +169,14 @@ def draw(paths, curvature, output):
         left.plot(*path.points.T, marker=marker, ms=4, linewidth=1, label=label)
     left.plot(*START, "k*", ms=12)
     left.set(xlim=(a_low, a_high), ylim=(b_low, b_high), aspect="equal")
-    left.set(xlabel="first weight", ylabel="second weight", title=f"paths, {EQUAL_STEPS}")
+    left.set(xlabel="first weight", ylabel="second weight")
+    left.set_title(f"paths, {EQUAL_STEPS} (RK45 chooses its own)", fontsize=11)
     for path, marker in zip(paths[EQUAL_EVALUATIONS], MARKERS):
         label = f"{path.name}: {len(path.points) - 1} steps, {path.evaluations} gradients"
         distance = distances(path, curvature)[1:]
         right.plot(path.times[1:], distance, marker=marker, ms=3, linewidth=1, label=label)
     right.set(yscale="log", xlabel="flow time", ylabel="distance from the gradient flow")
-    right.set(title=f"distances, {EQUAL_EVALUATIONS}")
+    right.set_title(f"distances, {EQUAL_EVALUATIONS} (RK45 apart)", fontsize=11)
     right.grid(alpha=0.3)
     for axes in (left, right):
         axes.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
