@@ -121,7 +121,7 @@ def test_without_matplotlib_there_is_an_error_and_the_data(monkeypatch, tmp_path
     report = StepReport(frequency=1)
     fit(linear(), [report], epochs=1)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install 'keras-cool\[plot\]'"):
+    with pytest.raises(ImportError, match=r"pip install matplotlib`"):
         report.plot(tmp_path / "report.png")
     assert len(report.data()["step"]) == 5
 

@@ -16,7 +16,6 @@ def new_figure(callback, **arguments):
     except ImportError as error:
         raise ImportError(
             f"{type(callback).__name__} draws with matplotlib, which is not installed. Run "
-            "`pip install 'keras-cool[plot]'`, or take the numbers from its `data()` and draw "
-            "them otherwise."
+            "`pip install matplotlib`, or draw the numbers of its `data()` yourself."
         ) from error
     return Figure(layout="constrained", **arguments)
