@@ -35,6 +35,13 @@ class FinishWindow(keras.callbacks.Callback):
         self._optimizer: Any = None
         self._was_given = True
 
+    @classmethod
+    def of_every_model(cls):
+        """The callback that `fit` adds itself, which lets an optimizer be that has no windows."""
+        callback = cls()
+        callback._was_given = False
+        return callback
+
     def on_train_begin(self, logs=None):
         optimizer = self.model.optimizer
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
@@ -73,20 +80,5 @@ class FinishWindow(keras.callbacks.Callback):
             self._optimizer.finish_window()
 
 
-def with_finish_window(callbacks):
-    """The callbacks of `fit`, a list, one callback, a `CallbackList` or `None`, with
-    `FinishWindow` before them."""
-    finish_window = FinishWindow()
-    finish_window._was_given = False
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        if not any(isinstance(c, FinishWindow) for c in callbacks.callbacks):
-            callbacks.callbacks.insert(0, finish_window)
-            finish_window.set_model(callbacks.model)
-        return callbacks
-    callbacks = keras.tree.flatten(callbacks) if callbacks else []
-    if any(isinstance(c, FinishWindow) for c in callbacks):
-        return callbacks
-    return [finish_window, *callbacks]
 
-
-__all__ = ["FinishWindow", "with_finish_window"]
+__all__ = ["FinishWindow"]

@@ -28,6 +28,7 @@ class Microbatches:
         # Whether the losses have normalisers that are summed over the batch first. It is found out
         # when they are computed, and remembered: on PyTorch it costs a forward pass.
         self.losses_have_normalisers = False
+        self.have_counted = False  # not in a step of one's own
         self._skipped_steps = keras.Variable(
             0,
             dtype="int32",
@@ -43,6 +44,7 @@ class Microbatches:
 
     def count(self, gradient_evaluations, finite):
         """Counts a step as skipped if its gradient was not `finite`, a scalar boolean tensor."""
+        self.have_counted = True
         self._skipped_steps.assign_add(ops.cast(ops.logical_not(finite), "int32"))
 
     def step_logs(self):

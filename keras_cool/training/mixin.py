@@ -7,7 +7,7 @@ import warnings
 import keras
 
 from keras_cool import backend
-from keras_cool.callbacks.finish_window import with_finish_window
+from keras_cool.callbacks.epoch_counts import as_numbers, with_own_callbacks
 from keras_cool.keras_private import (
     Trainer,
     batch_size,
@@ -221,21 +221,44 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
     def fit(self, *args, **kwargs):
         """Trains the model: `keras.Model.fit`.
 
-        Under `keras_cool.optimizers.Accumulate` it has `keras_cool.callbacks.FinishWindow` run
+        What the steps count (`step_counts`) is in the logs of each epoch, and not in the progress
+        bar. Under `keras_cool.optimizers.Accumulate`, `keras_cool.callbacks.FinishWindow` runs
         before the callbacks that are given.
         """
         # A `fit` of one's own may order its arguments in another way than Keras'.
         names = list(inspect.signature(super().fit).parameters)
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        self.keep_step_callbacks(given.get("callbacks") or [])
+        accumulates = accumulating_optimizer(getattr(self, "optimizer", None)) is not None
+        callbacks = with_own_callbacks(
+            given.get("callbacks"), accumulates, given.get("verbose", "auto")
+        )
         place = names.index("callbacks") if "callbacks" in names else len(args)
-        callbacks = args[place] if place < len(args) else kwargs.get("callbacks")
-        self.keep_step_callbacks(callbacks or [])
-        if accumulating_optimizer(getattr(self, "optimizer", None)) is not None:
-            callbacks = with_finish_window(callbacks)
-            if place < len(args):
-                args = (*args[:place], callbacks, *args[place + 1 :])
-            else:
-                kwargs["callbacks"] = callbacks
+        if place < len(args):
+            args = (*args[:place], callbacks, *args[place + 1 :])
+        else:
+            kwargs["callbacks"] = callbacks
         return super().fit(*args, **kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        """Takes one step: `keras.Model.train_on_batch`. With `return_dict=True` what the steps
+        count (`step_counts`) is among the logs."""
+        logs = super().train_on_batch(*args, **kwargs)
+        return {**self.step_counts(), **logs} if isinstance(logs, dict) else logs
+
+    def step_counts(self):
+        """What the steps have counted so far, outside of a step.
+
+        Returns:
+            A dictionary of names and Python numbers: `gradient_evaluations`, `skipped_steps` and
+            the like of a multi-gradient optimizer, of `Accumulate` or of `microbatch_size`; empty
+            for a plain optimizer.
+        """
+        optimizer = getattr(self, "optimizer", None)
+        counter = multi_gradient_method(optimizer) or accumulating_optimizer(optimizer)
+        if counter is None and self._microbatches is not None and self._microbatches.have_counted:
+            counter = self._microbatches
+        return {} if counter is None else as_numbers(counter.step_logs())
 
     def takes_plain_step(self):
         """Whether Keras' own `train_step` does all that is asked of this model."""

@@ -27,7 +27,7 @@ def take_plain_step(model, evaluation):
     if variables:
         with _weighing(accumulate, evaluation):
             model.apply_gradients(gradients, variables)
-    return evaluation.logs if accumulate is None else {**evaluation.logs, **accumulate.step_logs()}
+    return evaluation.logs
 
 
 def take_estimated_step(model, evaluation, counter):
@@ -83,7 +83,7 @@ def take_estimated_step(model, evaluation, counter):
     if skips_itself:
         apply(gradients)  # it looks for itself, and lowers its scale
     counter.count(evaluation.count, finite)
-    return {**evaluation.logs, **counter.step_logs()}
+    return evaluation.logs
 
 
 def multi_gradient_method(optimizer):
