@@ -67,7 +67,7 @@ class Curve(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.note(float(logs["measured"]))
         self.steps += 1
-        gradients = int(logs.get("gradient_evaluations", self.steps))
+        gradients = int(self.model.step_counts().get("gradient_evaluations", self.steps))
         self.evaluations = gradients + FORWARD_PASS * self.forward_passes * self.steps
         if self.evaluations > self.budget or self.diverged():
             self.model.stop_training = True
@@ -92,7 +92,7 @@ class EvaluatedCurve(Curve):
 
     def on_train_batch_end(self, batch, logs=None):
         self.steps += 1
-        gradients = int(logs.get("gradient_evaluations", self.steps))
+        gradients = int(self.model.step_counts().get("gradient_evaluations", self.steps))
         self.evaluations = gradients + FORWARD_PASS * self.forward_passes * self.steps
 
     def on_epoch_end(self, epoch, logs=None):

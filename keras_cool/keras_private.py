@@ -228,6 +228,15 @@ def _slot(optimizer, slots, variable):
     return slots[optimizer._get_variable_index(variable)].value
 
 
+def velocities(optimizer):
+    """The variables of an optimizer that hold its learning rate as a factor: sums of its steps."""
+    if isinstance(optimizer, keras.optimizers.SGD):
+        return list(getattr(optimizer, "momentums", []))
+    if isinstance(optimizer, keras.optimizers.RMSprop):
+        return list(getattr(optimizer, "_momentums", []))
+    return []
+
+
 def set_compiled_optimizer(model, optimizer):
     """Puts `optimizer` into a model that is compiled already, and into the config it saves."""
     model.optimizer = optimizer
@@ -267,4 +276,5 @@ __all__ = [
     "unscaled_for_replicas",
     "unseeded_generator",
     "variable_layout",
+    "velocities",
 ]

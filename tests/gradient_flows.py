@@ -156,14 +156,14 @@ def compiled(problem, optimizer, **arguments):
 
 
 class StepLogs(keras.callbacks.Callback):
-    """The logs of each step, as lists."""
+    """The logs of each step, and what had been counted after it, as lists."""
 
     def __init__(self):
         super().__init__()
         self.logs = {}
 
     def on_train_batch_end(self, batch, logs=None):
-        for name, value in logs.items():
+        for name, value in {**self.model.step_counts(), **logs}.items():
             self.logs.setdefault(name, []).append(float(value))
 
 

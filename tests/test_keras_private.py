@@ -288,3 +288,28 @@ def test_a_read_of_a_variable_asks_the_scope():
             variable + 1
             assert reads.noted
     assert not keras_private.NotedReads.of
+
+
+@pytest.mark.parametrize(
+    "optimizer, hold_the_rate",
+    [
+        (lambda rate: keras.optimizers.SGD(rate, momentum=0.9), True),
+        (lambda rate: keras.optimizers.RMSprop(rate, momentum=0.9), True),
+        (lambda rate: keras.optimizers.SGD(rate), False),
+        (lambda rate: keras.optimizers.Adam(rate), False),
+        (lambda rate: keras.optimizers.Lion(rate), False),
+        (lambda rate: keras.optimizers.Muon(rate), False),
+    ],
+)
+def test_velocities_are_what_holds_the_learning_rate(optimizer, hold_the_rate):
+    """They are 3 times as large after a step at 3 times the rate, and no other slot is."""
+    slots = []
+    for rate in (0.01, 0.03):
+        made, variable = optimizer(rate), keras.Variable(np.ones((2, 2), "float32"))
+        made.build([variable])
+        made.apply([keras.ops.ones((2, 2))], [variable])
+        held = {v.path for v in keras_private.velocities(made)}
+        assert bool(held) is hold_the_rate
+        slots.append([(v.path in held, v.numpy()) for v in made.variables if len(v.shape)])
+    for (holds, once), (_, thrice) in zip(*slots, strict=True):
+        np.testing.assert_allclose(thrice, (3 if holds else 1) * once, rtol=1e-5)

@@ -91,11 +91,13 @@ def sgd(rate):
     return keras.optimizers.SGD(rate, momentum=0.5)
 
 
-def numpy_momentum(batches, rates, size=10):
+def numpy_momentum(batches, rates, size=10, rescued=None):
+    """Keras' momentum, whose velocity holds the rate: before the step `rescued` both are halved."""
     w, velocity = np.ones((3, 1)), np.zeros((3, 1))
-    for batch, rate in zip(batches, rates, strict=True):
+    for step, (batch, rate) in enumerate(zip(batches, rates, strict=True)):
         samples = slice(size * batch, size * batch + size)
         x, y = X[samples].astype("float64"), Y[samples]
+        velocity = velocity / 2 if step == rescued else velocity
         velocity = 0.5 * velocity - rate * 2 / len(x) * x.T @ (x @ w - y)
         w = w + velocity
     return w
@@ -109,7 +111,7 @@ def test_it_goes_on_from_the_last_good_state_with_the_next_batches(keep, tmp_pat
     history = fit(model, rescue, epochs=2, callbacks=[Spoils(1, 1)])
     # Good after two steps and after four; the second epoch's first two steps are undone.
     rates = [0.1, 0.1, 0.1, 0.1, 0.05, 0.05]
-    expected = numpy_momentum([0, 1, 2, 3, 2, 3], rates)
+    expected = numpy_momentum([0, 1, 2, 3, 2, 3], rates, rescued=4)
     np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-5)
     assert [(r["epoch"], r["step"]) for r in rescue.rescues] == [(1, 2)]
     assert "weights are not finite" in rescue.report()
@@ -131,7 +133,7 @@ def test_a_state_whose_last_update_blew_it_up_is_not_taken_for_good():
     fit(model, rescue, epochs=1, callbacks=[BlowsUp()])
     assert [(r["step"], r["learning_rate"]) for r in rescue.rescues] == [(3, pytest.approx(0.05))]
     np.testing.assert_allclose(
-        model.get_weights()[0], numpy_momentum([0, 3], [0.1, 0.05]), rtol=1e-5
+        model.get_weights()[0], numpy_momentum([0, 3], [0.1, 0.05], rescued=1), rtol=1e-5
     )
 
 
@@ -139,7 +141,7 @@ def test_once_an_epoch_it_goes_back_to_the_end_of_the_last_one():
     model = linear_model(sgd(0.1), start="ones")
     rescue = Rescue()
     history = fit(model, rescue, epochs=3, callbacks=[Spoils(1, 2)], validation_data=(X, Y))
-    expected = numpy_momentum([0, 1, 2, 3] * 2, [0.1] * 4 + [0.05] * 4)
+    expected = numpy_momentum([0, 1, 2, 3] * 2, [0.1] * 4 + [0.05] * 4, rescued=4)
     np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-5)
     assert [(r["epoch"], r["step"]) for r in rescue.rescues] == [(1, None)]
     # The validation of the bad epoch is that of the good state again.
@@ -214,7 +216,7 @@ def test_a_schedule_is_lowered_too(wrapped, tmp_path):
     fit(model, Rescue(frequency=2), epochs=2, callbacks=[Spoils(1, 1)])
     # Two steps are undone, and the schedule goes back with `iterations`.
     rates = 0.1 * 0.9 ** np.arange(6) * [1, 1, 1, 1, 0.5, 0.5]
-    expected = numpy_momentum([0, 1, 2, 3, 2, 3], rates)
+    expected = numpy_momentum([0, 1, 2, 3, 2, 3], rates, rescued=4)
     np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-5)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
@@ -240,10 +242,125 @@ def test_on_several_devices_a_range_test_and_then_a_rescue(place):
         rescue = Rescue(frequency=2)
         history = fit(model, rescue, epochs=2, batch_size=8, callbacks=[Spoils(1, 1)])
     # Good after two steps, four, and the epoch's five.
-    expected = numpy_momentum([0, 1, 2, 3, 4, 2, 3, 4], [0.1] * 5 + [0.05] * 3, size=8)
+    batches, rates = [0, 1, 2, 3, 4, 2, 3, 4], [0.1] * 5 + [0.05] * 3
+    expected = numpy_momentum(batches, rates, size=8, rescued=5)
     np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-5)
     assert [(r["epoch"], r["step"]) for r in rescue.rescues] == [(1, 2)]
     assert np.isfinite(history["loss"]).all()
+
+
+class Sets(keras.callbacks.Callback):
+    """Sets the learning rate at steps of epochs, before anything else."""
+
+    def __init__(self, rates):
+        super().__init__()
+        self.rates = rates
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.epoch, batch) in self.rates:
+            self.model.optimizer.learning_rate = self.rates[self.epoch, batch]
+
+
+MOMENTUM = {
+    "sgd": lambda: keras.optimizers.SGD(5.0, momentum=0.9),
+    "heun": lambda: kc.optimizers.Heun(keras.optimizers.SGD(5.0, momentum=0.9)),
+}
+
+
+@pytest.mark.parametrize("name", MOMENTUM)
+def test_momentum_is_lowered_with_the_rate(name):
+    """A velocity at the old rate would drive the weights off again, whatever the new rate."""
+    model = linear_model(MOMENTUM[name](), kc.Model, start="ones")
+    rescue = Rescue(patience=4, factor=0.01, frequency=2, states=1)
+    history = fit(model, rescue, epochs=16)
+    assert 1 <= len(rescue.rescues) <= 3
+    assert history["loss"][-1] < 0.2 * history["loss"][0]
+
+
+def test_a_state_from_the_beginning_of_an_explosion_is_left_behind():
+    """One step at 30 times the largest stable rate; the loss after it is far off, and in order."""
+    model = linear_model(keras.optimizers.SGD(0.1), start="ones")
+    rescue = Rescue(frequency=1, explosion=1000.0)
+    spike = {(1, 0): 30 * LARGEST_RATE, (1, 1): 3 * LARGEST_RATE}
+    history = fit(model, rescue, epochs=12, callbacks=[Sets(spike)])
+    assert 1 <= len(rescue.rescues) <= 2
+    assert rate_of(model) <= 0.1001  # that of the state before, and not half of the one that came
+    assert history["loss"][-1] < history["loss"][0] / 10
+
+
+@pytest.mark.parametrize("keep", ["device", "disk"])
+def test_it_goes_back_further_if_trouble_comes_back_at_once(keep, tmp_path):
+    """Whatever follows the second epoch is trouble: from its states none is good."""
+
+    class Bad(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epoch = epoch
+
+        def on_train_batch_begin(self, batch, logs=None):
+            where = (self.epoch, batch)
+            if where == (1, 0):
+                self.before = self.model.get_weights()[0]
+            if where in ((1, 1), (1, 2), (1, 3)):
+                self.model.set_weights([np.full((3, 1), np.nan, "float32")])
+
+    path = tmp_path / "good.npz"
+    model, bad = linear_model(keras.optimizers.SGD(0.01), start="ones"), Bad()
+    rescue = Rescue(frequency=1, keep="device" if keep == "device" else path)
+    numbers = []
+    put_back = rescue._good.put_back
+
+    def noted(further=False):
+        numbers.append((put_back(further)).number)
+        return rescue._good._last
+
+    rescue._good.put_back = noted
+    fit(model, rescue, epochs=2, callbacks=[bad])
+    assert len(rescue.rescues) == 3
+    assert numbers == sorted(numbers, reverse=True) and len(set(numbers)) == 3
+    assert np.isfinite(model.get_weights()[0]).all()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("spike", [False, True])
+@pytest.mark.parametrize("way", ["skipped", "own"])
+def test_a_loss_that_is_nan_hides_nothing_after_it(way, spike):
+    """In the first batch of the first epoch, and in one of a later epoch."""
+    x = np.concatenate([X] * 6)
+    x[0] = x[85] = np.nan
+    optimizer = kc.optimizers.Heun(0.1) if way == "skipped" else keras.optimizers.SGD(0.1)
+    size = None if way == "skipped" else 5
+    model = linear_model(optimizer, kc.Model, start="ones", microbatch_size=size)
+    rescue = Rescue(frequency="epoch" if way == "skipped" else 3)
+    rates = {(0, 18): 5 * LARGEST_RATE} if spike else {}
+    with_rescue = fit(model, rescue, x=x, y=np.tile(Y, (6, 1)), epochs=2, callbacks=[Sets(rates)])
+    assert len(rescue.rescues) == (1 if spike else 0)
+    assert "exploded" in rescue.report() or not spike
+    assert with_rescue["skipped_steps"][0] == 2
+    assert np.isnan(with_rescue["loss"][0])
+
+
+@pytest.mark.parametrize(
+    "losses, troubles",
+    [
+        ([11, 2, 9], [2]),  # far above the best, and below the first
+        ([11, 2, 5], []),
+        ([11, 1e-6, 1e-4, 2], []),  # near zero a loss may well vary
+        ([11, 1e-6, 1e-4, 7], [3]),
+        ([5, 3, 9, 2, 9, 3, 8], []),  # noise
+        ([5, 3, 9, 2, 9, 3, 60], [6]),
+    ],
+)
+def test_which_losses_have_exploded(losses, troubles):
+    rescue, found = Rescue(), []
+    for i, loss in enumerate(losses):
+        if rescue._has_exploded(loss):
+            found.append(i)
+        else:
+            rescue._take_down(float(loss))
+    assert found == troubles
 
 
 class Interrupts(keras.callbacks.Callback):
@@ -293,6 +410,7 @@ def test_a_model_that_is_built_by_its_first_step():
         {"explosion": 1},
         {"frequency": 0},
         {"keep": "good.weights.h5"},
+        {"states": 0},
     ],
 )
 def test_arguments_out_of_range(arguments):

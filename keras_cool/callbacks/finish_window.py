@@ -80,5 +80,4 @@ class FinishWindow(keras.callbacks.Callback):
             self._optimizer.finish_window()
 
 
-
 __all__ = ["FinishWindow"]

@@ -2,7 +2,8 @@
 
 import keras
 
-from keras_cool.keras_private import learning_rate_schedule
+from keras_cool import backend
+from keras_cool.keras_private import learning_rate_schedule, velocities
 
 
 @keras.saving.register_keras_serializable(package="keras_cool")
@@ -84,6 +85,18 @@ def scale_schedules(model, factor):
             schedule, present = schedule.schedule, schedule.factor
         if present != factor:
             set_schedule(model, optimizer, ScaledSchedule(schedule, factor))
+
+
+def scale_velocities(optimizer, factor):
+    """Multiplies what an optimizer keeps of its last steps by `factor`.
+
+    The momentum of Keras' SGD and RMSprop is a sum of steps, with the learning rates that they were
+    taken with: after the rate was lowered it would go on at the old one.
+    """
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    variables = velocities(optimizer)
+    backend.assign_copies(variables, [factor * value for value in backend.copies(variables)])
 
 
 def _is_schedule(rate):

@@ -32,7 +32,7 @@ def in_words(rescue):
     )
 
 
-def check_rescue(patience, factor, explosion):
+def check_rescue(patience, factor, explosion, states):
     """Raises a `ValueError` for arguments of `Rescue` out of their range."""
     example = "For example: Rescue(patience=3, factor=0.5)."
     if isinstance(patience, bool) or not isinstance(patience, Integral) or patience < 0:
@@ -49,4 +49,9 @@ def check_rescue(patience, factor, explosion):
         raise ValueError(
             "`explosion` is how many times the best loss is trouble, a number above 1, or None to "
             f"look for losses that are not finite alone. It was given {explosion!r}. {example}"
+        )
+    if isinstance(states, bool) or not isinstance(states, Integral) or states < 1:
+        raise ValueError(
+            "`states` is how many good states are kept, an integer of at least 1. It was given "
+            f"{states!r}. {example}"
         )

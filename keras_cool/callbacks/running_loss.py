@@ -28,10 +28,27 @@ class RunningLoss:
             )
         self._mean = means[0]
         self._total = self._count = 0.0
+        self.has_met_a_bad_loss = False
 
     def start(self):
         """Begins anew: `since_start` counts from here."""
         self._total, self._count = self._present()
+        self.has_met_a_bad_loss = False
+
+    def leave_out_bad_losses(self):
+        """Lets the mean begin anew if a loss was not finite, after which it would never be again.
+
+        `has_met_a_bad_loss` is true from then on, until `start`; and the metric has the mean of the
+        losses after it alone.
+
+        Returns:
+            Whether it was so.
+        """
+        if math.isfinite(self._present()[0]):
+            return False
+        self.reset()
+        self.has_met_a_bad_loss = True
+        return True
 
     def reset(self):
         """The same, and sets the metric itself to zero, which makes the next losses exact."""
