@@ -291,14 +291,14 @@ def test_a_read_of_a_variable_asks_the_scope():
 
 
 @pytest.mark.parametrize(
-    "optimizer, hold_the_rate",
+    ("optimizer", "hold_the_rate"),
     [
         (lambda rate: keras.optimizers.SGD(rate, momentum=0.9), True),
         (lambda rate: keras.optimizers.RMSprop(rate, momentum=0.9), True),
-        (lambda rate: keras.optimizers.SGD(rate), False),
-        (lambda rate: keras.optimizers.Adam(rate), False),
-        (lambda rate: keras.optimizers.Lion(rate), False),
-        (lambda rate: keras.optimizers.Muon(rate), False),
+        (keras.optimizers.SGD, False),
+        (keras.optimizers.Adam, False),
+        (keras.optimizers.Lion, False),
+        (keras.optimizers.Muon, False),
     ],
 )
 def test_velocities_are_what_holds_the_learning_rate(optimizer, hold_the_rate):

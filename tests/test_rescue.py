@@ -343,7 +343,7 @@ def test_a_loss_that_is_nan_hides_nothing_after_it(way, spike):
 
 
 @pytest.mark.parametrize(
-    "losses, troubles",
+    ("losses", "troubles"),
     [
         ([11, 2, 9], [2]),  # far above the best, and below the first
         ([11, 2, 5], []),

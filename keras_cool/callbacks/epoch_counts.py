@@ -1,4 +1,4 @@
-"""What the steps of an epoch have counted: in its logs, and not in the progress bar of each step."""
+"""What the steps of an epoch have counted: in its logs, and not in the progress bar."""
 
 import keras
 from keras import ops
