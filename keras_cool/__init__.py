@@ -1,6 +1,7 @@
 """Training steps for Keras 3 that need more than one gradient, on JAX, TensorFlow and PyTorch."""
 
 from keras_cool import callbacks, optimizers
+from keras_cool.float64 import enable_float64
 from keras_cool.gradients import value_and_grad
 from keras_cool.training.inject import inject
 from keras_cool.training.mixin import MultiGradientMixin
@@ -12,6 +13,7 @@ __all__ = [
     "MultiGradientMixin",
     "__version__",
     "callbacks",
+    "enable_float64",
     "inject",
     "optimizers",
     "value_and_grad",

@@ -3,6 +3,7 @@
 import threading
 
 import keras
+from keras.src.backend.common.dtypes import BIT64_TO_BIT32_DTYPE
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.stateless_scope import in_stateless_scope
@@ -121,6 +122,19 @@ class ReducingLosses:
         if reduce is None:
             return cls._keras_reduction(*arguments)
         return reduce(cls._keras_reduction, *arguments)
+
+
+def promote_to_float64():
+    """Ends Keras' cast of float64 results down to float32, for the whole process.
+
+    Keras' promotion looks every result up in this dictionary, at each call.
+    """
+    BIT64_TO_BIT32_DTYPE.update(float64="float64", complex128="complex128")
+
+
+def promotes_to_float64():
+    """Whether float64 results stay in float64."""
+    return BIT64_TO_BIT32_DTYPE["float64"] == "float64"
 
 
 def forward(model, x):
@@ -264,6 +278,8 @@ __all__ = [
     "learning_rate_variable",
     "loss_tracker",
     "mean_gradient",
+    "promote_to_float64",
+    "promotes_to_float64",
     "running_squares",
     "second_moment",
     "set_compiled_optimizer",

@@ -313,3 +313,16 @@ def test_velocities_are_what_holds_the_learning_rate(optimizer, hold_the_rate):
         slots.append([(v.path in held, v.numpy()) for v in made.variables if len(v.shape)])
     for (holds, once), (_, thrice) in zip(*slots, strict=True):
         np.testing.assert_allclose(thrice, (3 if holds else 1) * once, rtol=1e-5)
+
+
+def test_promotion_casts_float64_down_until_it_is_told_not_to(float64):
+    """The dictionary is the one that Keras looks up, at every call: nothing is cached."""
+    results = keras_private.BIT64_TO_BIT32_DTYPE
+    assert keras.backend.result_type("float64", "float32") == "float64"
+    assert keras.backend.result_type("float64", "complex64") == "complex128"
+    assert keras_private.promotes_to_float64()
+    results["float64"] = "float32"  # as Keras has it on JAX and PyTorch; `float64` puts it back
+    assert keras.backend.result_type("float64", "float32") == "float32"
+    assert not keras_private.promotes_to_float64()
+    keras_private.promote_to_float64()
+    assert keras.backend.result_type("float64", "float32") == "float64"

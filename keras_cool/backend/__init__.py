@@ -11,6 +11,7 @@ accumulate = _backend.accumulate
 add_scaled = _backend.add_scaled
 all_finite = _backend.all_finite
 all_finite_if = _backend.all_finite_if
+allow_float64 = _backend.allow_float64
 apply = _backend.apply
 apply_if = _backend.apply_if
 are_finite = _backend.are_finite
@@ -37,6 +38,7 @@ __all__ = [
     "add_scaled",
     "all_finite",
     "all_finite_if",
+    "allow_float64",
     "apply",
     "apply_if",
     "are_finite",

@@ -12,6 +12,11 @@ from keras_cool.backend.jax_convolutions import canonical_convolutions
 from keras_cool.keras_private import OverlayScope, trainable_variables_of
 
 
+def allow_float64():
+    """Makes JAX compute in 64 bits where it is asked to, in this process and from now on."""
+    jax.config.update("jax_enable_x64", True)
+
+
 class SameRandomNumbers(contextlib.nullcontext):
     """Nothing to do: all random numbers come from seeds that Keras' variables hold."""
 

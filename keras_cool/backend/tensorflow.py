@@ -6,6 +6,10 @@ import numpy as np
 import tensorflow as tf
 
 
+def allow_float64():
+    """Nothing to do: TensorFlow computes in float64 where it is asked to."""
+
+
 class SameRandomNumbers(contextlib.nullcontext):
     """Nothing to do: all random numbers come from seeds that Keras' variables hold."""
 

@@ -9,6 +9,10 @@ import torch
 from keras_cool.keras_private import all_layers, in_stateless_scope
 
 
+def allow_float64():
+    """Nothing to do: PyTorch computes in float64 where it is asked to."""
+
+
 class SameRandomNumbers:
     """A context that, entered again, gives the random numbers of the first time once more.
 
