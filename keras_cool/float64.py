@@ -29,6 +29,9 @@ def enable_float64():
     >>> print(keras.ops.tanh(keras.ops.ones(())).dtype)  # doctest: +SKIP
     float64
 
+    Returns:
+        `None`.
+
     Raises:
         RuntimeError: If something exists already that computes in another precision. What is
             there stays as it is, and so does Keras.
@@ -55,10 +58,10 @@ def _check_nothing_exists():
     described = "; ".join(_described(thing) for thing in found[:5])
     more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
     raise RuntimeError(
-        "`keras_cool.enable_float64()` was called when parts of a model existed already, which stay "
-        f"in the precision that they were made in: {described}{more}. Call it at the start of the "
-        "program, right after the imports and before the first layer, loss, metric or optimizer is "
-        "made; in a notebook, restart the kernel first."
+        "`keras_cool.enable_float64()` was called when parts of a model existed already, and "
+        f"those stay in the precision they were made in: {described}{more}. Call it at the start "
+        "of the program, right after the imports and before the first layer, loss, metric or "
+        "optimizer is made; in a notebook, restart the kernel first."
     )
 
 

@@ -134,7 +134,7 @@ def promote_to_float64():
 
 def promotes_to_float64():
     """Whether float64 results stay in float64."""
-    return BIT64_TO_BIT32_DTYPE["float64"] == "float64"
+    return all(BIT64_TO_BIT32_DTYPE[name] == name for name in ("float64", "complex128"))
 
 
 def forward(model, x):

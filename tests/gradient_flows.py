@@ -12,24 +12,8 @@ import keras_cool as kc
 RNG = np.random.default_rng(3)
 
 
-class Linear(keras.layers.Layer):
-    """`activation(x @ kernel)` by the tensors' own operators: Keras' matrix product is
-    in float32 on PyTorch, whatever its arguments."""
-
-    def __init__(self, units, activation=None, **kwargs):
-        super().__init__(**kwargs)
-        self.units, self.activation = units, activation
-
-    def build(self, shape):
-        self.kernel = self.add_weight(shape=(shape[-1], self.units))
-
-    def call(self, x):
-        x = x @ self.kernel.value
-        return x if self.activation is None else self.activation(x)
-
-
 class SumLoss(keras.losses.Loss):
-    """The sum of a function's values; Keras' mean and tanh are in float32 on JAX."""
+    """The sum of a function's values."""
 
     def __init__(self, function):
         super().__init__(reduction="sum")
@@ -39,8 +23,8 @@ class SumLoss(keras.losses.Loss):
         return self.function(y_true, y_pred)
 
 
-def tanh(x):
-    return 1 - 2 / (1 + ops.exp(2 * x))
+def linear(units, activation=None):
+    return keras.layers.Dense(units, activation, use_bias=False)
 
 
 def half_squared(y, prediction):
@@ -71,7 +55,7 @@ class Net(NamedTuple):
 
     def model(self):
         inputs = keras.Input((3,))
-        return kc.Model(inputs, Linear(1)(Linear(5, tanh)(inputs)))
+        return kc.Model(inputs, linear(1)(linear(5, "tanh")(inputs)))
 
     loss = staticmethod(half_squared)
 
@@ -88,7 +72,7 @@ class Logistic(NamedTuple):
 
     def model(self):
         inputs = keras.Input((4,))
-        return kc.Model(inputs, Linear(1)(inputs))
+        return kc.Model(inputs, linear(1)(inputs))
 
     loss = staticmethod(cross_entropy)
 
@@ -108,7 +92,7 @@ class Poisson(NamedTuple):
 
     def model(self):
         inputs = keras.Input((3,))
-        return kc.Model(inputs, Linear(1)(inputs))
+        return kc.Model(inputs, linear(1)(inputs))
 
     loss = staticmethod(poisson)
 
@@ -125,7 +109,7 @@ class Quadratic(NamedTuple):
 
     def model(self):
         inputs = keras.Input((self.x.shape[1],))
-        return kc.Model(inputs, Linear(1)(inputs))
+        return kc.Model(inputs, linear(1)(inputs))
 
     loss = staticmethod(half_squared)
 

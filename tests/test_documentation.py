@@ -72,8 +72,10 @@ def run_page(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_examples_of_a_page_run(page, tmp_path, monkeypatch):
+def test_examples_of_a_page_run(page, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
+    if "enable_float64()  #" in page.read_text(encoding="utf-8"):
+        request.getfixturevalue("float64")  # which the page enables for the process, taken back
     assert run_page(page) > 0
 
 

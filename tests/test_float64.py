@@ -162,20 +162,20 @@ def test_a_window_is_the_large_batch_to_float64(float64):
     [
         lambda: keras.layers.Dense(1),
         lambda: keras.Variable(1.0),
-        lambda: keras.losses.MeanSquaredError(),
-        lambda: keras.metrics.Mean(),
-        lambda: keras.optimizers.SGD(),
+        keras.losses.MeanSquaredError,
+        keras.metrics.Mean,
+        keras.optimizers.SGD,
         lambda: keras.Input((3,)),
     ],
     ids=["layer", "variable", "loss", "metric", "optimizer", "input"],
 )
 def test_what_exists_already_is_an_error_that_changes_nothing(make):
-    thing = make()
+    thing, before = make(), dict(keras_private.BIT64_TO_BIT32_DTYPE)
     with pytest.raises(RuntimeError, match=r"(?s)\(float32\).*at the start of the program"):
         kc.enable_float64()
     del thing
     assert keras.config.floatx() == keras.config.dtype_policy().name == "float32"
-    assert not keras_private.promotes_to_float64()
+    assert before == keras_private.BIT64_TO_BIT32_DTYPE
 
 
 IN_A_PROCESS = """

@@ -317,11 +317,11 @@ def test_velocities_are_what_holds_the_learning_rate(optimizer, hold_the_rate):
 
 def test_promotion_casts_float64_down_until_it_is_told_not_to(float64):
     """The dictionary is the one that Keras looks up, at every call: nothing is cached."""
-    results = keras_private.BIT64_TO_BIT32_DTYPE
     assert keras.backend.result_type("float64", "float32") == "float64"
     assert keras.backend.result_type("float64", "complex64") == "complex128"
     assert keras_private.promotes_to_float64()
-    results["float64"] = "float32"  # as Keras has it on JAX and PyTorch; `float64` puts it back
+    # As Keras has it on JAX and PyTorch; the fixture puts back what was there.
+    keras_private.BIT64_TO_BIT32_DTYPE["float64"] = "float32"
     assert keras.backend.result_type("float64", "float32") == "float32"
     assert not keras_private.promotes_to_float64()
     keras_private.promote_to_float64()

@@ -46,10 +46,9 @@ def test_the_same_steps_as_scipy(method, problem, settings, float64):
     sizes, solver = scipy_steps(method, problem, 40, **settings)
     model = compiled(problem, getattr(kc.optimizers, method)(**settings))
     logs = train(model, problem, 40)
-    np.testing.assert_allclose(logs["step_size"][:25], sizes[:25], rtol=1e-3)
-    np.testing.assert_allclose(logs["flow_time"][-1], solver.t, rtol=1e-3)
-    tolerances = {"rtol": settings.get("rtol", 1e-3), "atol": settings.get("atol", 1e-6)}
-    np.testing.assert_allclose(weights_of(model), solver.y, **tolerances)
+    np.testing.assert_allclose(logs["step_size"][:25], sizes[:25], rtol=1e-7)
+    np.testing.assert_allclose(logs["flow_time"][-1], solver.t, rtol=1e-5)
+    np.testing.assert_allclose(weights_of(model), solver.y, rtol=1e-6, atol=1e-8)
     assert logs["skipped_steps"][-1] == 0
     # SciPy takes the first stage of a step from the last one before; here each has a new batch.
     assert logs["gradient_evaluations"][-1] == solver.nfev + 39
@@ -90,7 +89,7 @@ def test_full_batch_takes_the_evaluations_of_scipy(method, float64):
     model = compiled(problem, getattr(kc.optimizers, method)(full_batch=True))
     logs = train(model, problem, 20)
     assert logs["gradient_evaluations"][-1] == solver.nfev
-    np.testing.assert_allclose(weights_of(model), solver.y, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(weights_of(model), solver.y, rtol=1e-10, atol=1e-12)
     model.set_weights([w / 2 for w in model.get_weights()])
     before = logs["gradient_evaluations"][-1]
     evaluations = np.diff(train(model, problem, 2)["gradient_evaluations"], prepend=before)
@@ -122,7 +121,7 @@ def test_pi_controller(float64):
         factor = 0.9 * error ** (-0.7 / k) * previous ** (0.4 / k)
         h *= np.clip(factor, 0.2, 1 if rejected else 10)
         p, previous = new, error
-    np.testing.assert_allclose(sizes, expected, rtol=1e-6)
+    np.testing.assert_allclose(sizes, expected, rtol=1e-9)
 
 
 class Counted(keras.layers.Layer):

@@ -4,6 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_cool.optimizers.control_settings import check_settings
@@ -51,7 +52,7 @@ class StepSizeControl:
         def variable(name, dtype=self.dtype, value=0):
             return optimizer.add_variable(
                 (),
-                keras.initializers.Constant(value),
+                keras.initializers.Constant(np.float64(value)),  # TensorFlow would round a float
                 dtype,
                 aggregation="only_first_replica",
                 name=name,
