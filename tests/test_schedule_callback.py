@@ -412,3 +412,70 @@ def test_mixed_precision():
     logs = fit(model, callbacks)
     assert np.isfinite(logs["loss"]).all() and logs["rate"] == [0, 0, 0.25, 0.25]
     assert model.layers[0].compute_dtype == "float16"
+
+
+WHOLE = {
+    "table-epoch": ("epoch", {0: 1, 2: 3}),
+    "table-step": ("step", {0: 1, 6: 3}),
+    "function-epoch": ("epoch", lambda epoch: 1 if epoch < 2 else 3),
+    "function-step": ("step", lambda step: ops.cast(ops.where(step < 6, 1, 3), "int32")),
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_an_integer_variable_takes_whole_numbers(kind):
+    by, schedule = WHOLE[kind]
+    number = keras.Variable(0, dtype="int32", trainable=False, name="number")
+
+    def loss(y, prediction):
+        return ops.square(prediction - y) + ops.cast(number, "float32") * ops.square(prediction)
+
+    model = linear(loss=loss)
+    assert fit(model, [Schedule(number, schedule, by=by)])["number"] == [1, 1, 3, 3]
+    np.testing.assert_allclose(model.get_weights()[0], descent([1] * 6 + [3] * 6), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "by"),
+    [
+        ({0: 0.5}, "epoch"),
+        ({0: 0.5}, "step"),
+        (lambda epoch: 0.5, "epoch"),
+        (lambda step: step / 2, "step"),
+    ],
+)
+def test_an_integer_variable_takes_no_fraction(schedule, by):
+    number = keras.Variable(1, dtype="int32", trainable=False, name="number")
+    model = linear(loss=lambda y, p: (p - y) ** 2 * ops.cast(number, "float32"))
+    with pytest.raises(TypeError, match="int32 and would cut it off"):
+        fit(model, [Schedule(number, schedule, by=by)])
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_two_schedules_of_one_number(cls):
+    model = linear(MODELS[cls], keras.optimizers.SGD(0.1, momentum=0.5))
+    momentum, rate = (model.optimizer, "momentum"), (model.optimizer, "learning_rate")
+    first, second = Schedule(momentum, {0: 0.5}), Schedule(momentum, {1: 0.9}, name="second")
+    with pytest.raises(ValueError, match="another Schedule changes already"):
+        fit(model, [first, second])
+    with pytest.raises(ValueError, match="another Schedule changes already"):
+        fit(model, [Schedule(rate, {0: 0.1}), Schedule(rate, {0: 0.2}, name="again")])
+    # The error leaves nothing behind: each of them works alone, and both on two numbers.
+    assert fit(model, [second], epochs=2)["second"] == pytest.approx([0.5, 0.9])
+    logs = fit(model, [first, Schedule(rate, {0: 0.1})], epochs=2)
+    assert logs["momentum"] == pytest.approx([0.5, 0.5])
+
+
+def test_a_name_that_the_logs_have_already():
+    number = keras.Variable(1.0, trainable=False, name="loss")
+    model = linear(loss=lambda y, p: (p - y) ** 2 * number, metrics=["mae"])
+    for name in (None, "mae"):
+        with pytest.raises(ValueError, match="would overwrite .* Give it another name"):
+            fit(model, [Schedule(number, {0: 1.0}, name=name)])
+    value = kc.callbacks.Evaluate(lambda model: 0.0, "value")
+    with pytest.raises(ValueError, match="would overwrite 'value'"):
+        fit(model, [value, Schedule(number, {0: 1.0}, name="value")])
+    # A learning rate is one, whoever has put it into the logs.
+    rate = Schedule((model.optimizer, "learning_rate"), {0: 0.1})
+    logs = fit(model, [kc.callbacks.StepReport(1), rate])
+    assert logs["learning_rate"] == pytest.approx([0.1] * 4)

@@ -64,11 +64,13 @@ class Schedule(StepCallback):
             the variable.
 
     Raises:
-        TypeError: If `target` or `schedule` is none of these, the schedule gives no number, or the
-            attribute is used where a compiled step cannot see it change.
+        TypeError: If `target` or `schedule` is none of these, the schedule gives no number, or a
+            fraction for an integer variable, or the attribute is used where a compiled step cannot
+            see it change.
         ValueError: If the variable is trained or no scalar, the object has no such number, the
             value is not finite, a breakpoint is negative, the optimizer has a learning-rate
-            schedule of its own, or the step never reads the target (which for an attribute is not
+            schedule of its own, another `Schedule` changes the number too, the logs have an entry
+            of that name already, or the step never reads the target (which for an attribute is not
             noticed on PyTorch).
     """
 
@@ -84,6 +86,8 @@ class Schedule(StepCallback):
             )
         self._target = interpret(target)
         self._table = checked_table(schedule) if isinstance(schedule, dict) else None
+        for _, value in self._table or ():
+            self._target.check_exact(value)
         self._schedule = schedule
         self._by = by
         self._name = name or self._target.name
@@ -112,6 +116,7 @@ class Schedule(StepCallback):
         variable = self._target.variable
         self._own_variables = [] if any(v is variable for v in known) else [variable]
         self._checked = False
+        self._check_alone(model)
         self._target.value = self._first  # of the type that every later one has
         super().set_model(model)
         if optimizer is not None and model.built and not optimizer.built:
@@ -125,7 +130,10 @@ class Schedule(StepCallback):
 
     def begin_step(self):
         if self._by == "step":
-            self._target.variable.assign(self._at(self._model.optimizer.iterations.value))
+            value = self._at(self._model.optimizer.iterations.value)
+            if self._table is None:
+                self._target.check_exact(value)
+            self._target.variable.assign(value)
 
     def during_step(self):
         return self._target.in_step()
@@ -140,6 +148,7 @@ class Schedule(StepCallback):
         if not math.isfinite(self._target.value):
             self._refuse(self._target.value, f"in epoch {epoch}")
         if logs is not None:
+            self._check_name(logs)
             logs[self._name] = self._target.value
 
     def _at(self, count):
@@ -172,6 +181,29 @@ class Schedule(StepCallback):
         raise ValueError(
             f"The schedule of Schedule({self._name}) gave {value} {when}. It has to be finite."
         )
+
+    def _check_alone(self, model):
+        """Refuses a number that another schedule changes, and a name that is taken."""
+        self._check_name(["loss", *(metric.name for metric in model.metrics)])
+        for other in getattr(model, "step_callbacks", []):
+            if other is self or not isinstance(other, Schedule):
+                continue
+            if self._target.is_same(other._target):
+                raise ValueError(
+                    f"Schedule({self._name}) changes a number that another Schedule changes "
+                    "already, so that one of the two would have no effect. Give one of them what "
+                    "both are to do, for example {0: 0.1, 5: 0.5}."
+                )
+            self._check_name([other._name])
+
+    def _check_name(self, names):
+        # Of a learning rate that another callback has in the logs the meaning is the same.
+        if self._name in names and (self._name, self._target.name) != ("learning_rate",) * 2:
+            raise ValueError(
+                f"Schedule({self._name}) would overwrite {self._name!r} in the logs with its own "
+                "number. Give it another name: Schedule(target, schedule, "
+                f"name='scheduled_{self._name}')."
+            )
 
     def _check_read(self):
         self._checked = True

@@ -4,6 +4,7 @@ import contextlib
 from numbers import Real
 
 import keras
+from keras import ops
 
 from keras_cool import backend
 from keras_cool.callbacks.scheduled_number import ScheduledNumber
@@ -60,7 +61,32 @@ class VariableTarget:
 
     @value.setter
     def value(self, value):
+        self.check_exact(value)
         self.variable.assign(value)
+
+    def check_exact(self, value):
+        """Refuses a number that the variable cannot hold, which would be cut off in silence.
+
+        Args:
+            value: A number, or what a step computes: a scalar tensor, of which the dtype is known.
+        """
+        dtype = keras.backend.standardize_dtype(self.variable.dtype)
+        if "float" in dtype:
+            return
+        if ops.is_tensor(value):
+            exact = "float" not in keras.backend.standardize_dtype(value.dtype)
+        else:
+            exact = value == (bool(value) if dtype == "bool" else int(value))
+        if not exact:
+            raise TypeError(
+                f"Schedule was to give {value!r} to {self.variable.path}, which is of the dtype "
+                f"{dtype} and would cut it off. Make it with dtype='float32', or give a schedule "
+                "of whole numbers; by step, one that ends with keras.ops.cast(..., 'int32')."
+            )
+
+    def is_same(self, other):
+        """Whether `other`, a target too, changes the same number."""
+        return self.variable is other.variable
 
     def keep_value(self):
         """Nothing to do: the variable has it."""
@@ -89,9 +115,11 @@ class AttributeTarget:
         if name not in numbers:
             given = f"is {getattr(owner, name)!r}" if hasattr(owner, name) else "does not exist"
             names = sorted(key for key in numbers if not key.startswith("_"))
+            advice = f"Its numbers are {names}."
+            if name == "steps" and hasattr(owner, "finish_window"):
+                advice = "Change it with keras_cool.callbacks.AccumulationSchedule({0: 1, 5: 4})."
             raise ValueError(
-                f"Schedule changes a number, and the attribute {name!r} of {kind} {given}. Its "
-                f"numbers are {names}."
+                f"Schedule changes a number, and the attribute {name!r} of {kind} {given}. {advice}"
             )
         if name == "momentum" and not numbers[name] and not _keeps_momentum(owner):
             raise ValueError(
@@ -117,6 +145,13 @@ class AttributeTarget:
     def value(self, value):
         self.variable.assign(value)
         vars(self._owner)[self.name] = value
+
+    def check_exact(self, value):
+        """Any number will do: inside the step the attribute is a float."""
+
+    def is_same(self, other):
+        """Whether `other`, a target too, changes the same number."""
+        return getattr(other, "_owner", None) is self._owner and other.name == self.name
 
     def keep_value(self):
         """Gives the attribute the number that the last step had."""
