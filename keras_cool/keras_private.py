@@ -207,6 +207,11 @@ def variable_layout(variable):
     return getattr(variable, "_layout", None)
 
 
+def held_value(variable):
+    """The tensor that a variable holds, or `None` while a training loop on JAX has it."""
+    return variable._value
+
+
 def second_moment(optimizer, variable):
     """The running mean of the squared gradient of Adam, AdamW, Nadam, Lamb and RMSprop."""
     return _slot(optimizer, optimizer._velocities, variable)
@@ -271,6 +276,7 @@ __all__ = [
     "forward",
     "functional_init_arguments",
     "get_keras_mask",
+    "held_value",
     "in_stateless_scope",
     "infinity_norm",
     "largest_second_moment",

@@ -326,3 +326,8 @@ def test_promotion_casts_float64_down_until_it_is_told_not_to(float64):
     assert not keras_private.promotes_to_float64()
     keras_private.promote_to_float64()
     assert keras.backend.result_type("float64", "float32") == "float64"
+
+
+def test_held_value_is_what_a_variable_holds():
+    variable = keras.Variable(np.ones(2, "float32"))
+    assert keras_private.held_value(variable) is variable.value

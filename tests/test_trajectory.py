@@ -282,11 +282,11 @@ def test_any_surface_is_drawn(loss):
     assert len(figure.axes) == (1 if loss == "nothing finite" else 2)  # the colour bar
 
 
-def test_without_matplotlib_an_error_names_the_extra(tmp_path, monkeypatch):
+def test_without_matplotlib_an_error_says_what_to_install(tmp_path, monkeypatch):
     trajectory = kc.callbacks.Trajectory()
     train(quadratic(), trajectory)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"keras-cool\[plot\]"):
+    with pytest.raises(ImportError, match=r"pip install matplotlib"):
         trajectory.plot(tmp_path / "trajectory.png", X, Y)
 
 

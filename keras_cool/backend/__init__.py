@@ -26,6 +26,7 @@ number_of_replicas = _backend.number_of_replicas
 on_all_replicas = _backend.on_all_replicas
 over_microbatches = _backend.over_microbatches
 random_state = _backend.random_state
+separate = _backend.separate
 set_random_state = _backend.set_random_state
 sum_of_squared_errors = _backend.sum_of_squared_errors
 scalar_of_microbatch_if = _backend.scalar_of_microbatch_if
@@ -54,6 +55,7 @@ __all__ = [
     "over_microbatches",
     "random_state",
     "scalar_of_microbatch_if",
+    "separate",
     "set_random_state",
     "sum_of_squared_errors",
     "sum_over_replicas",

@@ -9,7 +9,12 @@ import keras
 import numpy as np
 
 from keras_cool.backend.jax_convolutions import canonical_convolutions
-from keras_cool.keras_private import OverlayScope, trainable_variables_of
+from keras_cool.keras_private import (
+    OverlayScope,
+    held_value,
+    trainable_variables_of,
+    variable_layout,
+)
 
 
 def allow_float64():
@@ -283,6 +288,25 @@ def assign_copies(variables, values):
 def as_bytes(value):
     """One of the `copies` as a NumPy array of its bytes."""
     return np.asarray(value).reshape(-1).view("uint8")
+
+
+def separate(variables):
+    """Gives each variable a buffer of its own, where several hold the same.
+
+    So they do after `a.assign(b)`, with which Keras lets the weights and their moving average end a
+    training. The next step donates the buffer of one, and so deletes that of the other.
+    """
+    seen = set()
+    for variable in variables:
+        value = held_value(variable)
+        if value is None:
+            continue
+        buffer = id(value)
+        if variable_layout(variable) is not None:  # each assignment makes a new view of a buffer
+            buffer = value.addressable_shards[0].data.unsafe_buffer_pointer()
+        if buffer in seen:
+            variable.assign(jnp.copy(value))
+        seen.add(buffer)
 
 
 are_finite = jax.jit(all_finite)  # outside of a step, in one call

@@ -232,4 +232,8 @@ def _tensor(variable):
     return (variable.value if isinstance(variable, keras.Variable) else variable).detach()
 
 
+def separate(variables):
+    """Nothing to do: an assignment copies."""
+
+
 are_finite = all_finite  # outside of a step

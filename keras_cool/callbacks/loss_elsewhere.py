@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
+from keras_cool import backend
 from keras_cool.backend import SameRandomNumbers
+from keras_cool.callbacks.training_state import variables_of
 
 
 class LossElsewhere(contextlib.ExitStack):
@@ -42,6 +44,7 @@ class LossElsewhere(contextlib.ExitStack):
 
     def __enter__(self):
         model = self._model
+        backend.separate(variables_of(model))
         weights = {id(v) for v in model.weights}
         metrics = [v for metric in model.metrics for v in metric.variables]
         before = [(v, _array(v)) for v in [*model.variables, *metrics]]

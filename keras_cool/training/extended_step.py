@@ -66,6 +66,7 @@ class ExtendedStep:
         if self._attached is not None:
             force = force or self._attached.of_train_function != self._attached.callbacks
             self._attached.of_train_function = self.step_callbacks
+        self._separate()
         super().make_train_function(force)
 
     def make_test_function(self, force=False):
@@ -73,6 +74,7 @@ class ExtendedStep:
         if self._attached is not None:
             force = force or self._attached.of_test_function != self._attached.callbacks
             self._attached.of_test_function = self.step_callbacks
+        self._separate()
         super().make_test_function(force)
 
     def make_predict_function(self, force=False):
@@ -80,7 +82,14 @@ class ExtendedStep:
         if self._attached is not None:
             force = force or self._attached.of_predict_function != self._attached.callbacks
             self._attached.of_predict_function = self.step_callbacks
+        self._separate()
         super().make_predict_function(force)
+
+    def _separate(self):
+        """Gives variables that share a buffer, as weights and their average do on JAX at the end of
+        `fit`, one of their own: the steps donate them."""
+        optimizer = getattr(self, "optimizer", None)
+        backend.separate([*self.variables, *(optimizer.variables if optimizer else [])])
 
     def test_step(self, *args):
         with self.reading_state(*args):
