@@ -69,6 +69,24 @@ def test_the_mean_over_an_epoch_as_in_numpy(soft, way):
     assert noise.noise_scale == logs["gradient_noise_scale"][-1]
 
 
+@pytest.mark.parametrize("soft", SOFT)
+def test_in_float64_as_in_numpy(soft, float64):
+    x, y = data(2 * 32)
+    batch_size, arguments = SOFT[soft]()
+    noise = NoiseScale(frequency=1)
+    regression(**arguments).fit(
+        x.astype("float64"),
+        y.astype("float64"),
+        batch_size=batch_size,
+        shuffle=False,
+        verbose=0,
+        callbacks=[noise],
+    )
+    batches = zip(np.split(x, 2), np.split(y, 2))
+    traces, squares = np.array([from_parts(a, b, 4) for a, b in batches]).T
+    np.testing.assert_allclose(noise.noise_scale, traces.mean() / squares.mean(), rtol=1e-5)
+
+
 def test_the_closed_form_of_linear_regression():
     """The noise scale of a normal design: n (1 + noise^2 / distance^2) + 1, in 5,000 steps."""
     x, y = data(5000 * 8)

@@ -58,7 +58,18 @@ def test_norms_as_in_numpy(cls, way):
         np.testing.assert_allclose(logs[name], column[[1, 3]], rtol=1e-4)
     np.testing.assert_allclose(data["update_ratio"], expected[:, 1] / expected[:, 2], rtol=1e-4)
     np.testing.assert_allclose(data["learning_rate"], 0.1)
+
     assert "step" not in logs
+
+
+@pytest.mark.parametrize("accumulates", [False, True])
+def test_norms_in_float64(accumulates, float64):
+    optimizer = keras.optimizers.SGD(0.1)
+    optimizer = kc.optimizers.Accumulate(optimizer, 2) if accumulates else optimizer
+    report = StepReport(frequency=1)
+    fit(linear(optimizer=optimizer), [report], epochs=1, batch_size=2 if accumulates else 4)
+    for name, column in zip(NORMS, descent(5).T):
+        np.testing.assert_allclose(report.data()[name], column, rtol=1e-5)
 
 
 @pytest.mark.parametrize("cls", MODELS)

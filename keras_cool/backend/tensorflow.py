@@ -81,9 +81,9 @@ def sum_of_squared_errors(e, p, q, rtol, atol):
     return tf.reduce_sum(tf.square((e + 0 * q) / scale))
 
 
-def scalar_of_microbatch_if(condition, function):
-    """Gives the float32 scalar `function()` if `condition` is true, and 0 otherwise."""
-    return tf.cond(condition, function, lambda: tf.zeros(()))
+def scalar_of_microbatch_if(condition, function, dtype):
+    """Gives the scalar `function()` of the dtype if `condition` is true, and 0 otherwise."""
+    return tf.cond(condition, function, lambda: tf.zeros((), dtype))
 
 
 def while_loop(cond, body, loop_vars):

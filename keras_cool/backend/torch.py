@@ -107,9 +107,10 @@ def sum_of_squared_errors(e, p, q, rtol, atol):
     return total
 
 
-def scalar_of_microbatch_if(condition, function):
-    """Gives the float32 scalar `function()` if `condition` is true, and 0 otherwise."""
-    return function() if condition else torch.zeros((), device=condition.device)
+def scalar_of_microbatch_if(condition, function, dtype):
+    """Gives the scalar `function()` of the dtype if `condition` is true, and 0 otherwise."""
+    zero = torch.zeros((), dtype=getattr(torch, dtype), device=condition.device)
+    return function() if condition else zero
 
 
 def while_loop(cond, body, loop_vars):

@@ -9,6 +9,7 @@ from keras import ops
 from keras_cool import backend
 from keras_cool.callbacks.frequency import checked_frequency
 from keras_cool.callbacks.squared_norm import (
+    measured_dtype,
     squared_norm,
     squared_norm_if,
     squared_norm_of_part_if,
@@ -92,8 +93,10 @@ class GradientNoiseScale(StepCallback):
     def make_step_variables(self):
         self._updates = _variable("updates", dtype="int32")
         # Measurements; means of tr S and of |G|^2; sums of squared deviations, of products.
-        self._moments = _variable("moments", (6,))
-        self._window = _variable("window", (3,))  # sum of w |g|^2, of w, and the number of batches
+        self._moments = _variable("moments", (6,), measured_dtype())
+        self._window = _variable(
+            "window", (3,), measured_dtype()
+        )  # sum of w |g|^2, of w, and the number of batches
 
     def set_model(self, model):
         """Takes up the model; Keras calls it before training."""
@@ -116,7 +119,7 @@ class GradientNoiseScale(StepCallback):
             variable.assign(np.zeros(variable.shape, variable.dtype))
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._moments.assign(np.zeros(6, "float32"))
+        self._moments.assign(np.zeros(6, self._moments.dtype))
 
     def on_epoch_end(self, epoch, logs=None):
         if not self._epochs["epoch"] and not float(self._moments.numpy()[0]):
@@ -133,7 +136,9 @@ class GradientNoiseScale(StepCallback):
             logs["gradient_noise_scale_error"] = error
 
     def measure_part(self, gradients, share):
-        return squared_norm_of_part_if(self._is_due(), gradients) / ops.cast(share, "float32")
+        return squared_norm_of_part_if(self._is_due(), gradients) / ops.cast(
+            share, measured_dtype()
+        )
 
     def observe_parts(self, measured, parts, samples, gradients):
         due = ops.logical_and(self._is_due(), parts > 1)
@@ -142,10 +147,12 @@ class GradientNoiseScale(StepCallback):
 
     def observe_gradients(self, gradients):
         accumulate = self._accumulate
-        weight = ops.cast(accumulate.batch_weight, "float32") * backend.number_of_replicas()
+        weight = ops.cast(accumulate.batch_weight, measured_dtype()) * backend.number_of_replicas()
         squared = squared_norm_if(self._is_due(), gradients)
-        batch = ops.stack([weight * squared, weight, ops.ones(())])
-        begins = ops.cast(accumulate.window_is_full, "float32")  # the window before, at its end
+        batch = ops.stack([weight * squared, weight, ops.ones((), measured_dtype())])
+        begins = ops.cast(
+            accumulate.window_is_full, measured_dtype()
+        )  # the window before, at its end
         self._window.assign((1 - begins) * self._window.value + batch)
 
     def end_step(self):
@@ -162,10 +169,13 @@ class GradientNoiseScale(StepCallback):
         return self._updates.value % self._frequency == 0
 
     def _measure_if(self, due, measured, parts, samples, gradients):
+        dtype = measured_dtype()
+        size, count = ops.cast(samples, dtype), ops.cast(parts, dtype)
+
         def measure():
             mean = squared_norm(gradients() if callable(gradients) else gradients)
-            trace = (measured - mean) * ops.cast(samples, "float32") / (parts - 1)
-            return with_measurement(moments, trace, mean - trace / ops.cast(samples, "float32"))
+            trace = (ops.cast(measured, dtype) - mean) * size / (count - 1)
+            return with_measurement(moments, trace, mean - trace / size)
 
         moments = self._moments.value
         new = ops.cond(due, measure, lambda: moments + 0)

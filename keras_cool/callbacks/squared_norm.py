@@ -1,18 +1,24 @@
-"""The squared norm of a list of tensors, in float32, where it is wanted."""
+"""The squared norm of a list of tensors, in float32 or float64, where it is wanted."""
 
+import keras
 from keras import ops
 
 from keras_cool import backend
 from keras_cool.gradients import densify
 
 
+def measured_dtype():
+    """The dtype of norms: float32 at least, float64 where the models have that."""
+    return "float64" if keras.config.floatx() == "float64" else "float32"
+
+
 def squared_norm(tensors):
-    """Gives the sum of the squares of all entries, a scalar float32 tensor.
+    """Gives the sum of the squares of all entries, a scalar tensor of the `measured_dtype`.
 
     Args:
         tensors: List of tensors; `IndexedSlices` of TensorFlow's are made dense.
     """
-    return sum((_squared_norm(densify(t, t)) for t in tensors), ops.zeros((), "float32"))
+    return sum((_squared_norm(densify(t, t)) for t in tensors), ops.zeros((), measured_dtype()))
 
 
 def squared_norm_if(condition, tensors):
@@ -22,7 +28,9 @@ def squared_norm_if(condition, tensors):
         condition: Scalar boolean tensor.
         tensors: List of tensors.
     """
-    return ops.cond(condition, lambda: squared_norm(tensors), lambda: ops.zeros((), "float32"))
+    return ops.cond(
+        condition, lambda: squared_norm(tensors), lambda: ops.zeros((), measured_dtype())
+    )
 
 
 def squared_norm_of_part_if(condition, tensors):
@@ -33,10 +41,12 @@ def squared_norm_of_part_if(condition, tensors):
         tensors: List of tensors, or `None` where there is none.
     """
     tensors = [t for t in tensors if t is not None]
-    return backend.scalar_of_microbatch_if(condition, lambda: squared_norm(tensors))
+    return backend.scalar_of_microbatch_if(
+        condition, lambda: squared_norm(tensors), measured_dtype()
+    )
 
 
 def _squared_norm(tensor):
-    tensor = ops.cast(tensor, "float32")
+    tensor = ops.cast(tensor, measured_dtype())
     # A product of all axes with themselves: one pass over the memory, without the squares in it.
     return ops.tensordot(tensor, tensor, len(tensor.shape))

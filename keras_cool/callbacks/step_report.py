@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_cool.callbacks.figure import new_figure
 from keras_cool.callbacks.frequency import checked_frequency
-from keras_cool.callbacks.squared_norm import squared_norm, squared_norm_if
+from keras_cool.callbacks.squared_norm import measured_dtype, squared_norm, squared_norm_if
 from keras_cool.callbacks.step_callback import StepCallback
 
 # What a multi-gradient optimizer counts from the beginning: the report has the step's own share.
@@ -118,7 +118,7 @@ class StepReport(StepCallback):
 
     def make_step_variables(self):
         self._due = _variable("due", "int32")
-        self._squared_norm = _variable("squared_norm", "float32")
+        self._squared_norm = _variable("squared_norm", measured_dtype())
 
     def set_model(self, model):
         """Takes up the model; Keras calls it before training."""
@@ -136,7 +136,7 @@ class StepReport(StepCallback):
         self._batches, self._next = 0, 0
         super().set_model(model)
         self._due.assign(np.zeros((), "int32"))
-        self._squared_norm.assign(np.zeros((), "float32"))
+        self._squared_norm.assign(np.zeros((), self._squared_norm.dtype))
 
     def observe_gradients(self, gradients):
         if not self._accumulates:
@@ -147,7 +147,8 @@ class StepReport(StepCallback):
         if self._accumulates:
             due = ops.logical_and(self._due.value > 0, self._optimizer.window_is_full)
             gradients = self._optimizer.window_gradients  # a mean, a pass over the accumulators
-            self._note(due, ops.cond(due, lambda: squared_norm(gradients()), lambda: ops.zeros(())))
+            none = ops.zeros((), measured_dtype())
+            self._note(due, ops.cond(due, lambda: squared_norm(gradients()), lambda: none))
 
     def _note(self, due, squared):
         self._squared_norm.assign(ops.where(due, squared, self._squared_norm.value))
@@ -182,7 +183,9 @@ class StepReport(StepCallback):
         }
         self._counts = self._logs_of_the_method()
         self._due.assign(np.array(1, "int32"))
-        self._squared_norm.assign(np.array(-1.0, "float32"))  # until a step has been taken
+        self._squared_norm.assign(
+            np.array(-1.0, self._squared_norm.dtype)
+        )  # until a step has been taken
         batches = round(1 / _number(self._optimizer.share())) if self._accumulates else 1
         self._next = self._batches + self._frequency * batches
 
