@@ -197,6 +197,11 @@ def set_unseeded_generator(generator):
     set_global_attribute(GLOBAL_SEED_GENERATOR, generator)
 
 
+def is_seed_state(variable):
+    """Whether a variable holds the state of a `keras.random.SeedGenerator`."""
+    return variable.name == "seed_generator_state"
+
+
 def trainable_variables_of(optimizer):
     """The variables that an optimizer was built on."""
     return optimizer._trainable_variables
@@ -279,6 +284,7 @@ __all__ = [
     "held_value",
     "in_stateless_scope",
     "infinity_norm",
+    "is_seed_state",
     "largest_second_moment",
     "learning_rate_schedule",
     "learning_rate_variable",

@@ -127,6 +127,20 @@ def check_noise_of_microbatches(scope, devices):
     assert noise.noise_scale == pytest.approx(microbatch_noise(parts), rel=1e-3)
 
 
+def check_kept_gradient(scope):
+    """`full_batch=True` knows the batch again however its samples lie on the devices."""
+    with scope():
+        inputs = keras.Input((6,))
+        model = kc.Model(inputs, keras.layers.Dense(1)(inputs))
+        model.compile(kc.optimizers.RK23(0.01, full_batch=True, max_step=0.02), loss="mse")
+        evaluations = [0]
+        for x, shuffle in ((X, False), (X, True), (X[::-1], False), (X, True)):
+            model.fit(x, Y, batch_size=len(x), shuffle=shuffle, verbose=0)
+            evaluations.append(int(model.optimizer.step_logs()["gradient_evaluations"]))
+    # Reversed inputs, with labels that are not, are another batch, and so is what follows.
+    assert np.diff(evaluations).tolist() == [4, 3, 4, 4]
+
+
 OPTIMIZERS = {
     "heun": (lambda: kc.optimizers.Heun(0.1), kc.Model),
     "heun-adam": (lambda: kc.optimizers.Heun("adam"), kc.Model),
@@ -171,6 +185,9 @@ if BACKEND == "jax":
     def test_callbacks_on_four_devices_equal_one(case):
         check_callbacks(case, data_parallel)
 
+    def test_a_kept_gradient_on_four_devices():
+        check_kept_gradient(data_parallel)
+
     def test_the_noise_scale_of_microbatches_on_four_devices():
         check_noise_of_microbatches(data_parallel, 4)
 
@@ -190,6 +207,9 @@ if BACKEND == "tensorflow":
     @pytest.mark.parametrize("case", CALLBACKS)
     def test_callbacks_on_two_replicas_equal_one(case, strategy):
         check_callbacks(case, strategy.scope)
+
+    def test_a_kept_gradient_on_two_replicas(strategy):
+        check_kept_gradient(strategy.scope)
 
     def test_the_noise_scale_of_microbatches_on_two_replicas(strategy):
         check_noise_of_microbatches(strategy.scope, 2)

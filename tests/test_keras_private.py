@@ -331,3 +331,12 @@ def test_promotion_casts_float64_down_until_it_is_told_not_to(float64):
 def test_held_value_is_what_a_variable_holds():
     variable = keras.Variable(np.ones(2, "float32"))
     assert keras_private.held_value(variable) is variable.value
+
+
+def test_a_draw_assigns_the_state_of_a_seed_generator():
+    generator = keras.random.SeedGenerator(0)
+    assert keras_private.is_seed_state(generator.state)
+    assert not keras_private.is_seed_state(keras.Variable(0, dtype="int32", trainable=False))
+    with keras_private.OverlayScope() as scope:
+        keras.random.normal((2,), seed=generator)
+    assert [variable for variable, _ in scope.updates] == [generator.state]

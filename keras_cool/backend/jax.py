@@ -25,6 +25,10 @@ def allow_float64():
 class SameRandomNumbers(contextlib.nullcontext):
     """Nothing to do: all random numbers come from seeds that Keras' variables hold."""
 
+    def were_drawn(self):
+        """Whether random numbers were drawn that no variable tells of: never."""
+        return False
+
 
 def apply(optimizer, gradients, variables):
     """Lets the optimizer update the variables."""

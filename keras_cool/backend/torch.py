@@ -34,6 +34,13 @@ class SameRandomNumbers:
         if self._after is not None:
             set_random_state(self._after)
 
+    def were_drawn(self):
+        """Whether the generators have moved on since the context was entered first."""
+        if self._first is None:
+            return False
+        pairs = zip(self._first, random_state(), strict=True)
+        return not all(a is b or torch.equal(a, b) for a, b in pairs)
+
 
 def random_state():
     """The state of PyTorch's own generators, from which layers without a seed draw."""

@@ -1,6 +1,7 @@
 """The settings of step size control: what they mean together, and what is wrong with them."""
 
 import math
+import warnings
 from numbers import Real
 
 import keras
@@ -85,8 +86,26 @@ def check_controllable(optimizer, method):
         )
 
 
-def check_full_batch(full_batch, tableau, method):
-    """Raises a `ValueError` where there is no last stage to keep."""
+def steps_exactly(optimizer):
+    """Whether the step of an optimizer ends where the method's does: it changes nothing about it.
+
+    What is set later, and what happens between two steps, shows in the weights.
+    """
+    changes = ("momentum", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm")
+    is_descent = isinstance(optimizer, keras.optimizers.SGD)
+    return is_descent and not any(getattr(optimizer, name) for name in changes)
+
+
+def check_full_batch(full_batch, optimizer, tableau, method):
+    """Raises a `ValueError` where there is no last stage to keep, warns where it is of no use."""
+    if full_batch and tableau.first_same_as_last and not steps_exactly(optimizer):
+        warnings.warn(
+            f"{method} was given full_batch=True, which has no effect here: over "
+            f"{type(optimizer).__name__} with momentum, a preconditioner, weight decay or clipping "
+            "a step ends at another point than the last stage. Leave `full_batch` out, or give a "
+            f"learning rate: {method}(0.1, full_batch=True).",
+            stacklevel=4,
+        )
     if full_batch and not tableau.first_same_as_last:
         raise ValueError(
             f"{method} was given full_batch=True, which keeps the last stage for the next step; "

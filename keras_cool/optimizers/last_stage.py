@@ -3,12 +3,16 @@
 import numpy as np
 from keras import ops
 
+ROUNDING = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
+
 
 class LastStage:
     """Keeps the gradient at the point after a step, for the step that begins there.
 
-    It is used only where the loss at the beginning of a step is the one it was taken with, to
-    within rounding: with another batch, other weights or other random numbers it is not.
+    It is used only at the point that it was taken at, to within the rounding of the step, and for
+    the batch that it was taken of, whatever the order of the samples; never where the loss is
+    random. As a further check, for what the loss may depend on besides (frozen weights), the loss
+    has to be what it was there, to within rounding.
 
     Args:
         optimizer: The Keras optimizer that gets the variables.
@@ -25,6 +29,8 @@ class LastStage:
         self._dtype = dtype
         self._tolerance = 100 * float(np.finfo(dtype).eps)
         self._gradients = [variable(v.shape, v.dtype, "last_gradient") for v in variables]
+        self._point = [variable(v.shape, v.dtype, "last_point") for v in variables]
+        self._batch = variable((), "int32", "last_batch")
         self._loss = variable((), dtype, "last_loss")
         self._known = variable((), "int32", "last_stage_is_known")
 
@@ -34,22 +40,46 @@ class LastStage:
         The loss is computed in any case, for the logs.
         """
         loss = ops.cast(evaluate.forward(point), self._dtype)
-        apart = ops.abs(loss - self._loss.value) > self._tolerance * ops.abs(loss)
-        stale = apart | (self._known.value == 0) | ops.logical_not(ops.isfinite(loss))
+        if evaluate.is_random:
+            return evaluate(point)[1], ops.ones((), "int32")
+        usable = (
+            (self._known.value == 1)
+            & self._is_at(point)
+            & (evaluate.fingerprint() == self._batch.value)
+            & (ops.abs(loss - self._loss.value) <= self._tolerance * ops.abs(loss))
+        )
 
         def evaluated(count, *_):
             return count + 1, *evaluate(point)[1]
 
         count, *first = evaluate.while_loop(
-            lambda count, *_: stale & (count < 1),
+            lambda count, *_: ops.logical_not(usable) & (count < 1),
             evaluated,
             (ops.zeros((), "int32"), *(g.value for g in self._gradients)),
         )
         return first, count
 
-    def keep(self, loss, gradients):
-        """Keeps the last stage of an accepted step; in a skipped one it is not assigned."""
-        for variable, gradient in zip(self._gradients, gradients, strict=True):
-            variable.assign(gradient)
+    def _is_at(self, point):
+        """Whether the kept gradients are those at `point`."""
+        same = True
+        for kept, p in zip(self._point, point, strict=True):
+            apart = ops.max(ops.abs(p - kept.value), initial=0)
+            bound = 8 * ROUNDING[kept.dtype] * ops.max(ops.abs(p), initial=0)
+            same &= apart <= bound
+        return same
+
+    def keep(self, evaluate, point, loss, gradients):
+        """Keeps the last stage of an accepted step; in a skipped one nothing of it is assigned.
+
+        Args:
+            evaluate: As for `estimate_gradient`, called already.
+            point: List of tensors, the point after the step.
+            loss: Scalar tensor, the loss there.
+            gradients: List of tensors, the gradients there.
+        """
+        kept = [*self._point, *self._gradients]
+        for variable, value in zip(kept, [*point, *gradients], strict=True):
+            variable.assign(value)
+        self._batch.assign(evaluate.fingerprint())
         self._loss.assign(loss)
         self._known.assign(1)

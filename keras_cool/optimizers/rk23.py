@@ -25,7 +25,7 @@ class RK23(EmbeddedMethod):
     batch's flow; the noise between batches is none of it.
 
     At most five copies of the parameters are held besides them, three with `adaptive=False`, and
-    one more in the state with `full_batch=True`.
+    two more in the state with `full_batch=True`.
 
     Example:
 
@@ -57,8 +57,8 @@ class RK23(EmbeddedMethod):
             are in `RungeKutta`. Defaults to `"I"`.
         max_rejections: Integer, how often a step is tried again. Defaults to 10.
         full_batch: Boolean, whether every step sees the same batch: then the last stage serves as
-            the first one of the next step, which saves an evaluation. It is used where the loss is
-            found as it was there. Defaults to `False`.
+            the first one of the next step, which saves an evaluation. It is used where weights and
+            batch are found as they were there, over plain gradient descent. Defaults to `False`.
         name: String or `None`. The name of the optimizer. Defaults to `"rk23"`.
 
     Raises:

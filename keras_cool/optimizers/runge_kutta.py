@@ -12,13 +12,14 @@ from keras_cool.optimizers.control_settings import (
     check_unused,
     first_step_given,
     is_adaptive,
+    steps_exactly,
 )
 from keras_cool.optimizers.last_stage import LastStage
 from keras_cool.optimizers.multi_gradient_optimizer import MultiGradientOptimizer
 from keras_cool.optimizers.preconditioner import preconditioner
 from keras_cool.optimizers.stages import run_stages, stages_needed
 from keras_cool.optimizers.step_size_control import StepSizeControl
-from keras_cool.optimizers.weighted_sum import marked
+from keras_cool.optimizers.weighted_sum import marked, moved
 
 
 @keras.saving.register_keras_serializable(package="keras_cool")
@@ -82,8 +83,9 @@ class RungeKutta(MultiGradientOptimizer):
         max_rejections: Integer, how often a step is tried again. Defaults to 10.
         full_batch: Boolean, whether every step sees the same batch: then the last stage serves as
             the first one of the next step, if it is at the new point, and a step takes one
-            gradient evaluation less and one of the loss. It is used where the loss is found as it
-            was there, and costs two copies more. Defaults to `False`.
+            gradient evaluation less and one of the loss. It is used where weights and batch are
+            found as they were there, and costs three copies more. Over momentum, Adam and the like,
+            whose steps end at another point, it is ignored, with a warning. Defaults to `False`.
         name: String or `None`. The name of the optimizer. Defaults to the class's name in snake
             case.
 
@@ -135,7 +137,7 @@ class RungeKutta(MultiGradientOptimizer):
         self._last_stage: LastStage | None = None
         if adaptive:
             check_controllable(self.inner_optimizer, method)
-            check_full_batch(full_batch, tableau, method)
+            check_full_batch(full_batch, self.inner_optimizer, tableau, method)
             settings["first_step"] = first_step_given(optimizer, first_step, method)
             control = {key: value for key, value in settings.items() if key != "full_batch"}
             self._control = StepSizeControl(self, tableau.error_order, **control)
@@ -145,7 +147,8 @@ class RungeKutta(MultiGradientOptimizer):
 
     def build(self, variables):
         super().build(variables)
-        if self._control is not None and self._settings["full_batch"]:
+        kept = self._settings["full_batch"] and steps_exactly(self.inner_optimizer)
+        if self._control is not None and kept:
             self._last_stage = LastStage(self, variables, self._control.dtype)
 
     def estimate_gradient(self, evaluate, point):
@@ -172,7 +175,8 @@ class RungeKutta(MultiGradientOptimizer):
             evaluate, point, gradients[0], diagonal, try_step, keep_last=last_stage is not None
         )
         if last_stage is not None:
-            last_stage.keep(step.last_loss, step.last_gradients)
+            end = moved(point, step.size, step.estimate)
+            last_stage.keep(evaluate, end, step.last_loss, step.last_gradients)
         per_try = self.evaluations - 1
         control.evaluations.assign(evaluations + step.choices + per_try * step.tries)
         self.inner_optimizer.learning_rate = step.size

@@ -34,7 +34,7 @@ class Tsit5(EmbeddedMethod):
     that a step takes, and with `adaptive=False` too. It follows the gradient flow
     \(\dot p = -g(p)\), and its step size is controlled as in `RungeKutta`.
 
-    At most seven copies of the parameters are held besides them, six with `adaptive=False`, and one
+    At most seven copies of the parameters are held besides them, six with `adaptive=False`, and two
     more in the state with `full_batch=True`.
 
     Example:
@@ -67,8 +67,8 @@ class Tsit5(EmbeddedMethod):
             are in `RungeKutta`. Defaults to `"I"`.
         max_rejections: Integer, how often a step is tried again. Defaults to 10.
         full_batch: Boolean, whether every step sees the same batch: then the last stage serves as
-            the first one of the next step, which saves an evaluation. It is used where the loss is
-            found as it was there. Defaults to `False`.
+            the first one of the next step, which saves an evaluation. It is used where weights and
+            batch are found as they were there, over plain gradient descent. Defaults to `False`.
         name: String or `None`. The name of the optimizer. Defaults to `"tsit5"`.
 
     Raises:

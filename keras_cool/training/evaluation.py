@@ -4,7 +4,8 @@ from keras import ops
 
 from keras_cool.backend import SameRandomNumbers, sum_over_replicas, while_loop
 from keras_cool.gradients import densify, value_and_grad_at
-from keras_cool.keras_private import OverlayScope
+from keras_cool.keras_private import OverlayScope, is_seed_state
+from keras_cool.training.fingerprint import fingerprint
 from keras_cool.training.whole_batch import WholeBatchLosses
 
 
@@ -82,6 +83,16 @@ class Evaluation:
         assign to variables does not leave the loop.
         """
         return list(while_loop(cond, body, tuple(loop_vars)))
+
+    def fingerprint(self):
+        """Returns a whole number that tells the batch from any other; see `fingerprint.py`."""
+        return fingerprint(self._batch)
+
+    @property
+    def is_random(self):
+        """Whether the first evaluation, or forward pass, has drawn random numbers."""
+        drawn = any(is_seed_state(variable) for variable, _ in self.updates)
+        return drawn or self._random_numbers.were_drawn()
 
     @property
     def has_measured_parts(self):

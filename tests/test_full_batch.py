@@ -1,0 +1,196 @@
+"""`full_batch=True`: a kept gradient is used where it is the right one, and nowhere else.
+
+The loss is one of 1000 and more, so that in float32 it hardly tells one point or batch from
+another.
+Right is what the same steps give with `full_batch=False`, or from a gradient taken anew.
+"""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+import keras_cool as kc
+from keras_cool.training.fingerprint import fingerprint
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(32, 4)).astype("float32")
+Y = (X @ np.array([[1.0], [-2.0], [0.5], [3.0]])).astype("float32")
+OTHER_X = RNG.normal(size=(32, 4)).astype("float32")
+ORDER = RNG.permutation(32)
+
+
+def flat_loss(y, prediction):
+    return (y - prediction) ** 2 + 1000
+
+
+def made(optimizer, dropout=False, **dense):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(4, activation="tanh", **dense)(inputs)
+    if dropout:
+        hidden = keras.layers.Dropout(0.5)(hidden)
+    model = kc.Model(inputs, keras.layers.Dense(1)(hidden))
+    model.compile(optimizer, loss=flat_loss)
+    return model
+
+
+def solver(full_batch, inner=0.02):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return kc.optimizers.RK23(inner, full_batch=full_batch, max_step=0.03)
+
+
+def fit(model, x=X, y=Y, steps=1, **arguments):
+    arguments = {"shuffle": False, "batch_size": len(x), **arguments}
+    model.fit(x, y, epochs=steps, verbose=0, **arguments)
+
+
+def evaluations(model):
+    return int(model.optimizer.step_logs()["gradient_evaluations"])
+
+
+def taken_anew(model, step):
+    """Whether `step()` takes the first gradient of its step anew."""
+    before = evaluations(model)
+    step()
+    return (evaluations(model) - before) % 3 == 1
+
+
+def test_the_same_point_and_batch_take_the_kept_gradient():
+    """In another order too, as `fit` shuffles it."""
+    model = made(solver(True))
+    assert taken_anew(model, lambda: fit(model))
+    assert not taken_anew(model, lambda: fit(model, steps=20, shuffle=True))
+    assert not taken_anew(model, lambda: fit(model, X[ORDER], Y[ORDER]))
+    plain = made(solver(False))
+    fit(plain, steps=22)
+    for ours, theirs in zip(model.get_weights(), plain.get_weights()):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def nudge(model):
+    model.set_weights([w * 1.001 for w in model.get_weights()])
+
+
+CHANGES = {
+    "weights": lambda model: (nudge(model), fit(model)),
+    "one-weight": lambda model: (
+        model.layers[-1].bias.assign(model.layers[-1].bias + 1e-3),
+        fit(model),
+    ),
+    "data": lambda model: fit(model, OTHER_X),
+    "one-sample": lambda model: fit(model, np.concatenate([X[:-1], OTHER_X[:1]])),
+    "signs": lambda model: fit(model, -X),
+    "labels-of-others": lambda model: fit(model, X, Y[ORDER]),
+    "sample-weights": lambda model: fit(model, sample_weight=np.linspace(0.9995, 1.0005, 32)),
+    "smaller-batch": lambda model: fit(model, X[:16], Y[:16]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_the_gradient_is_noticed(change):
+    model = made(solver(True))
+    fit(model, steps=3)
+    assert taken_anew(model, lambda: CHANGES[change](model))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"kernel_constraint": keras.constraints.UnitNorm()}, {"dropout": True}],
+    ids=["constraint", "dropout"],
+)
+def test_where_every_step_has_another_gradient(setting):
+    """The constraint moves the point after the step, dropout has new masks."""
+    ends = []
+    for full_batch in (True, False):
+        model = made(solver(full_batch), **setting)
+        if full_batch:
+            fit(model)
+            assert taken_anew(model, lambda: fit(model))
+            fit(model, steps=8)
+        else:
+            fit(model, steps=10)
+        ends.append(model.get_weights())
+    for ours, theirs in zip(*ends):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_kept_gradient_is_saved_with_its_point(tmp_path):
+    model = made(solver(True))
+    fit(model, steps=3)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(
+        tmp_path / "model.keras", custom_objects={"flat_loss": flat_loss}
+    )
+    assert not taken_anew(loaded, lambda: fit(loaded))
+    loaded.load_weights(save_weights_of(made(solver(True)), tmp_path))
+    assert taken_anew(loaded, lambda: fit(loaded))
+
+
+def save_weights_of(model, folder):
+    model.save_weights(folder / "start.weights.h5")
+    return folder / "start.weights.h5"
+
+
+INNER = {
+    "momentum": lambda: keras.optimizers.SGD(0.02, momentum=0.9),
+    "adam": lambda: keras.optimizers.Adam(0.02),
+    "rmsprop": lambda: keras.optimizers.RMSprop(0.02),
+    "decay": lambda: keras.optimizers.SGD(0.02, weight_decay=0.1),
+    "clipping": lambda: keras.optimizers.SGD(0.02, clipnorm=0.5),
+}
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_over_what_ends_at_another_point_it_does_nothing(name):
+    """It costs nothing either: no variable, no evaluation; and it says so."""
+    with pytest.warns(UserWarning, match="full_batch=True, which has no effect here"):
+        method = kc.optimizers.RK23(INNER[name](), full_batch=True, max_step=0.03)
+    ends = []
+    for optimizer in (method, solver(False, INNER[name]())):
+        model = made(optimizer)
+        fit(model, steps=10)
+        ends.append((model.get_weights(), evaluations(model), len(optimizer.variables)))
+    for ours, theirs in zip(ends[0][0], ends[1][0]):
+        np.testing.assert_array_equal(ours, theirs)
+    assert ends[0][1:] == ends[1][1:]
+
+
+def number(*batch):
+    return int(fingerprint(batch))
+
+
+def test_fingerprints():
+    weights = np.ones(32, "float32")
+    known = number(X, Y, weights)
+    assert known == number(X[ORDER], Y[ORDER], weights)
+    others = [
+        number(X, Y[ORDER], weights),
+        number(-X, Y, weights),
+        number(X[:, ::-1], Y, weights),
+        number(X, Y, 2 * weights),
+        number(X, Y),
+        number(X, Y > 0),
+        number(X, Y.astype("int64")),
+        number(X[:16], Y),  # not as many rows: the nodes of a graph
+        number(X[:16], Y[16:]),
+        number(np.nextafter(X, 9, dtype="float32"), Y, weights),
+    ]
+    assert len({known, *others}) == len(others) + 1
+
+
+def test_fingerprints_of_float64(float64):
+    x = X.astype("float64")
+    assert number(x) != number(x * (1 + 1e-15))
+
+
+@pytest.mark.backend("tensorflow")
+def test_fingerprints_of_unknown_shapes():
+    import tensorflow as tf
+
+    shapes = [tf.TensorSpec((None, None)), tf.TensorSpec((None, 1))]
+    compiled = tf.function(lambda x, y: fingerprint((x, y)), input_signature=shapes)
+    for rows in (32, 7):
+        assert int(compiled(X, Y[:rows])) == number(X, Y[:rows])
