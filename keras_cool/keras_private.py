@@ -1,6 +1,8 @@
 """All that is borrowed from Keras' private API; `tests/test_keras_private.py` guards each piece."""
 
+import sys
 import threading
+from types import FrameType
 
 import keras
 from keras.src.backend.common.dtypes import BIT64_TO_BIT32_DTYPE
@@ -187,6 +189,19 @@ def learning_rate_schedule(optimizer):
     return rate if callable(rate) else None
 
 
+def running_fit():
+    """The `CallbackList` and the iterator over an epoch of the `fit` that is calling a callback, or
+    `None`: none is."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        found = frame.f_locals
+        callbacks, iterator = found.get("callbacks"), found.get("epoch_iterator")
+        if isinstance(callbacks, keras.callbacks.CallbackList) and iterator is not None:
+            return callbacks, iterator
+        frame = frame.f_back
+    return None
+
+
 def unseeded_generator():
     """The `SeedGenerator` of `keras.random` where no seed is given, or `None`: not drawn yet."""
     return get_global_attribute(GLOBAL_SEED_GENERATOR)
@@ -292,6 +307,7 @@ __all__ = [
     "mean_gradient",
     "promote_to_float64",
     "promotes_to_float64",
+    "running_fit",
     "running_squares",
     "second_moment",
     "set_compiled_optimizer",

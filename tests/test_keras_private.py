@@ -340,3 +340,22 @@ def test_a_draw_assigns_the_state_of_a_seed_generator():
     with keras_private.OverlayScope() as scope:
         keras.random.normal((2,), seed=generator)
     assert [variable for variable, _ in scope.updates] == [generator.state]
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_running_fit_is_the_one_that_calls(epochs):
+    found = []
+
+    class Asks(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            found.append(keras_private.running_fit())
+
+    asks = Asks()
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", loss="mse")
+    model.fit(np.ones((4, 2)), np.ones((4, 1)), epochs=epochs, verbose=0, callbacks=[asks])
+    assert len(found) == epochs
+    for callbacks, iterator in found:
+        assert any(c is asks for c in callbacks.callbacks)
+        assert callable(iterator.catch_stop_iteration)
+    assert keras_private.running_fit() is None

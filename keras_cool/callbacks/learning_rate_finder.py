@@ -23,6 +23,7 @@ from keras_cool.callbacks.range_test import (
 )
 from keras_cool.callbacks.running_loss import RunningLoss, is_above
 from keras_cool.callbacks.training_state import TrainingState
+from keras_cool.callbacks.when_fit_fails import WhenFitFails
 from keras_cool.keras_private import learning_rate_schedule
 
 
@@ -42,7 +43,7 @@ class LearningRateFinder(keras.callbacks.Callback):
     its best or a loss is not finite. Then training stops, with everything as it was: weights,
     optimizer, learning rate or schedule, the state and seeds of layers, and the random generators
     of Python, NumPy, PyTorch and Keras. A `fit` after it gives the same weights, to the bit, as one
-    without it.
+    without it. So it is if an error or Ctrl-C ends the test.
 
     The suggestion is the rate where \(s\) falls fastest over \(\log r\): where the stretch of
     \(1 / (1 - \beta)\) updates begins that it falls most in, before its minimum.
@@ -131,6 +132,7 @@ class LearningRateFinder(keras.callbacks.Callback):
         self._epoch_is_open = True
         if self._state is None:
             self._begin()
+            self._guard = WhenFitFails(self.model, self.on_train_error)
 
     def on_train_batch_begin(self, batch, logs=None):
         if batch:
@@ -150,8 +152,13 @@ class LearningRateFinder(keras.callbacks.Callback):
                 stacklevel=2,
             )
             self._end()
+        self._guard.release()
         self.put_back()  # again, after what came at the end of the epoch and of `fit`
         self._state = None
+
+    def on_train_error(self):
+        """Puts everything back when an exception or Ctrl-C ends `fit`."""
+        self.put_back()
 
     def data(self):
         """Gives the test: a dictionary of NumPy arrays, an entry for each update.
@@ -204,7 +211,8 @@ class LearningRateFinder(keras.callbacks.Callback):
         return path
 
     def put_back(self):
-        """Puts everything back; only to be called after a `fit` that an exception ended."""
+        """Puts everything back, as it was before the test. It does so by itself, after an exception
+        and Ctrl-C too; what happens to the model after the test is lost if it is called again."""
         if self._state is None:
             return
         model = self.model

@@ -193,6 +193,10 @@ class Rescue(keras.callbacks.Callback):
         self._candidate = None
         self._good.clear()
 
+    def on_train_error(self):
+        """Drops the good states when an exception ends `fit`, on a model with the mixin."""
+        self.on_train_end()
+
     def report(self):
         """Gives what happened in words: a string with a line for each rescue."""
         lines = [in_words(r) for r in self.rescues]

@@ -96,6 +96,11 @@ class StepCallback(keras.callbacks.Callback):
         if not self._is_training:
             self.detach()
 
+    def on_train_error(self):
+        """Takes the callback out of the step when an exception ends `fit`, on a model with the
+        mixin."""
+        self.detach()
+
     def detach(self):
         """Takes the callback out of the training step."""
         self._is_training = False

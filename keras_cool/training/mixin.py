@@ -238,7 +238,13 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
             args = (*args[:place], callbacks, *args[place + 1 :])
         else:
             kwargs["callbacks"] = callbacks
-        return super().fit(*args, **kwargs)
+        try:
+            return super().fit(*args, **kwargs)
+        except BaseException:  # Ctrl-C too; Keras tells the callbacks nothing
+            for callback in getattr(callbacks, "callbacks", callbacks):
+                if hasattr(callback, "on_train_error"):
+                    callback.on_train_error()
+            raise
 
     def train_on_batch(self, *args, **kwargs):
         """Takes one step: `keras.Model.train_on_batch`. With `return_dict=True` what the steps
