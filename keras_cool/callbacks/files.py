@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import signal
 import tempfile
+import threading
 from pathlib import Path
 
 
@@ -28,7 +30,7 @@ def checked_path(path, argument, endings):
         if path.is_dir():
             raise IsADirectoryError("it is a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent):
+        with signals_held_back(), tempfile.NamedTemporaryFile(dir=path.parent):
             pass
     except OSError as error:
         raise type(error)(
@@ -43,10 +45,38 @@ def replacing(path):
     """Gives the path of a new file beside `path` that takes its place once the block has ended.
 
     If the block fails, or the process ends within it, the file that was there is left whole.
+    Ctrl-C and SIGTERM take effect once the new file is in place, and leave nothing else behind.
     """
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+    prefix = f".{path.name}-"
+    with (
+        signals_held_back(),
+        tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as folder,
+    ):
         new = Path(folder, path.name)
         yield new
         with new.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(new, path)
+
+
+@contextlib.contextmanager
+def signals_held_back():
+    """Lets Ctrl-C and SIGTERM take effect at the end of the block.
+
+    Python handles signals in the main thread; in another one there is nothing to hold back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    handlers = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) not in (None, signal.SIG_IGN):  # None: not set from Python
+            handlers[number] = signal.signal(number, lambda number, _: arrived.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for arrival in dict.fromkeys(arrived):
+            signal.raise_signal(arrival)

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_cool.callbacks.figure import new_figure
+from keras_cool.callbacks.files import checked_path, replacing
 from keras_cool.callbacks.frequency import checked_frequency
 from keras_cool.callbacks.squared_norm import measured_dtype, squared_norm, squared_norm_if
 from keras_cool.callbacks.step_callback import StepCallback
@@ -80,8 +81,13 @@ class StepReport(StepCallback):
         """Draws the reports against the step, and writes the picture.
 
         Args:
-            path: String or `Path`, the file, of any kind that matplotlib writes (`.png`, `.svg`).
+            path: String or `Path`, the file: `.png`, `.pdf` or `.svg`.
+
+        Raises:
+            OSError: If the picture cannot be written.
+            ValueError: If nothing has been reported, or the path ends otherwise.
         """
+        path = checked_path(path, "The path of StepReport.plot", (".png", ".pdf", ".svg"))
         data = self.data()
         if not data:
             raise ValueError("StepReport has nothing to plot: it draws what `fit` has reported.")
@@ -110,7 +116,8 @@ class StepReport(StepCallback):
             if len(names) > 1:
                 axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
         all_axes[-1].set_xlabel("step")
-        figure.savefig(path, dpi=120)
+        with replacing(path) as new:
+            figure.savefig(new, dpi=120)
 
     @property
     def step_variables(self):

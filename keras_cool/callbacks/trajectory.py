@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_cool.callbacks.figure import new_figure
-from keras_cool.callbacks.files import checked_path
+from keras_cool.callbacks.files import checked_path, replacing
 from keras_cool.callbacks.frequency import checked_frequency
 from keras_cool.callbacks.loss_elsewhere import LossElsewhere
 from keras_cool.callbacks.principal_plane import principal_plane
@@ -271,7 +271,8 @@ class Trajectory(keras.callbacks.Callback):
         plane, _ = self._plane_and_indices()
         surface = self.surface(x, y, sample_weight, batch_size, resolution, margin)
         draw_trajectory(figure, plane.coordinates, surface, plane.explained_variance_ratio)
-        figure.savefig(path, dpi=150)
+        with replacing(path) as new:
+            figure.savefig(new, dpi=150)
 
     def _loss_elsewhere(self, *data):
         return LossElsewhere(self.model, self._variables, *data)
