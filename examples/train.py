@@ -19,18 +19,55 @@ import contextlib
 import csv
 import importlib.util
 import math
+import os
+import shutil
+import signal
 import statistics
 import sys
-import tempfile
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
+INTERRUPTED = "train.py: interrupted, nothing was written"
+UNFINISHED: list[Path] = []  # folders that a stopped run must not leave behind
+COMPLETE = threading.Event()  # set once all is written, and only has to be moved into place
+
+
+def stop(number: int, frame: object) -> None:
+    """Ends the process at Ctrl-C or SIGTERM, without a trace of the unfinished run.
+
+    It raises nothing: Keras catches every exception where it waits for the loss of a batch, a
+    `KeyboardInterrupt` too, and trains on.
+    """
+    if COMPLETE.is_set():
+        return
+    for folder in UNFINISHED:
+        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: in the middle of a print
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{INTERRUPTED}\n".encode())
+    os._exit(128 + number)
+
+
+def stop_at_signals() -> None:
+    """Lets Ctrl-C, SIGTERM and a closed terminal stop the run."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        under_nohup = name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN
+        if number is not None and not under_nohup:
+            signal.signal(number, stop)
+
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    stop_at_signals()
 
 try:
     import keras
+    import numpy as np
 
     import keras_cool as kc
 except (ImportError, ValueError) as error:  # no such backend, or not installed
@@ -74,7 +111,7 @@ COLUMNS = ("epoch", "gradient_evaluations", *CURVES, "seconds")
 
 
 class UserError(Exception):
-    """What the user can mend: printed as one line, without a traceback."""
+    """What the user can fix: printed as one line, without a traceback."""
 
 
 class Data(NamedTuple):
@@ -269,10 +306,22 @@ def load_file(path: Path) -> Data:
             arrays = {key: file[key] for key in file.files if key in Data._fields}
             found = ", ".join(file.files) or "nothing"
     except Exception as error:  # zipfile, zlib and NumPy each have their own for a damaged file
+        if "allow_pickle" in str(error):
+            save += "; x.astype(float) and y.astype(str) make Python objects plain"
         raise UserError(f"--data {path}: not an .npz file of plain arrays; {save}") from error
     if missing := [key for key in Data._fields if key not in arrays]:
         raise UserError(f"--data {path}: {', '.join(missing)} missing, found {found}; {save}")
     return Data(**arrays)
+
+
+def labels_advice(y: np.ndarray) -> str:
+    """Says how labels of another kind become whole numbers."""
+    if y.dtype.kind in "USOM":
+        numbers = "classes, y_train = numpy.unique(y_train, return_inverse=True)"
+        return f"from names: {numbers}; y_test = numpy.searchsorted(classes, y_test)"
+    if y.ndim == 2 and y.shape[1] > 1:
+        return "from one-hot: y.argmax(axis=1)"
+    return "from numbers of another kind or in a column: y.reshape(-1).astype(int)"
 
 
 def checked(data: Data, source: str) -> Data:
@@ -289,7 +338,7 @@ def checked(data: Data, source: str) -> Data:
         given = f"y_{part} has dtype {y.dtype} and shape {y.shape}"
         check(
             y.ndim == 1 and y.dtype.kind in "iu",
-            f"{given}; give one whole number an input, shape (n,); from one-hot: y.argmax(axis=1)",
+            f"{given}; give one whole number an input, shape (n,); {labels_advice(y)}",
         )
         lengths = f"x_{part} has {len(x)} inputs and y_{part} {len(y)} labels"
         check(len(x) == len(y), f"{lengths}; give one label for each input")
@@ -409,6 +458,16 @@ class Stopwatch(keras.callbacks.Callback):
             )
 
 
+class FirstLoss(keras.callbacks.Callback):
+    """Keeps the loss of the first batch, before any update."""
+
+    value = math.nan
+
+    def on_train_batch_end(self, batch: int, logs: dict) -> None:
+        if math.isnan(self.value):
+            self.value = logs["loss"]
+
+
 def find_learning_rate(arguments: argparse.Namespace, data: Data, path: Path) -> float:
     """Runs the range test, draws it, and gives the rate that it suggests."""
     optimizer = make_optimizer(arguments.optimizer, None, arguments.accumulate)
@@ -459,6 +518,29 @@ def train(
     return history, f"{1e3 * statistics.median(timed):.2f} ms" if timed else "one batch only"
 
 
+def divergence(arguments: argparse.Namespace, y: np.ndarray, losses: Sequence[float]) -> str:
+    """Says that a model has not learned, and what to do.
+
+    `losses` are those of the first batch, before any update, and of each epoch.
+    """
+    shares = np.bincount(y) / len(y)
+    guessing = -float(shares @ np.log(shares))  # what the best constant answer costs
+    if losses[-1] < 0.98 * guessing:
+        return ""
+    ended = f"the loss ended at {losses[-1]:.4g}, and guessing by the class sizes gives "
+    ended += f"{guessing:.4g}"
+    if arguments.optimizer.lower().partition(":")[0] in CONTROLLED:
+        rate = "leave --learning-rate out, or take another --optimizer"
+    else:
+        rate = "run it with --find-learning-rate"
+        if arguments.learning_rate:
+            rate = f"give a --learning-rate below {arguments.learning_rate:g}, or {rate}"
+    if max(losses) > 1.5 * max(losses[0], guessing):
+        return f"The training diverged: {ended}.\nThe learning rate is too high: {rate}."
+    rate = rate.replace("below", "above")
+    return f"The model has learned nothing yet: {ended}.\nGive more --epochs, or {rate}."
+
+
 def soft_batch(arguments: argparse.Namespace) -> str:
     """Gives the samples of an update in words."""
     size, microbatch = arguments.batch_size, arguments.microbatch_size
@@ -479,11 +561,9 @@ def report(arguments: argparse.Namespace, history: list[dict], batch_time: str) 
         "test accuracy": f"{last['val_accuracy']:.4f}",
         "time a batch*": batch_time,
     }
-    widths = [max(len(head), len(cell)) for head, cell in cells.items()]
-    rows = [cells, ["-" * width for width in widths], cells.values()]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
-    note = "* median over all batches but the first, which compiles"
-    return "\n".join(["", *(line.rstrip() for line in lines), note])
+    width = max(map(len, cells))
+    lines = [f"{head:<{width}}  {cell}" for head, cell in cells.items()]
+    return "\n".join(["", *lines, "* median over all batches but the first, which compiles"])
 
 
 def plot(history: list[dict], title: str, path: Path) -> None:
@@ -526,6 +606,20 @@ def writing_to(output: Path) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def unfinished_folder(output: Path) -> Iterator[Path]:
+    """Makes a folder in `output` for the files of a run, and removes it again."""
+    folder = output / f".unfinished-{uuid.uuid4().hex}"
+    UNFINISHED.append(folder)
+    try:
+        with writing_to(output):
+            folder.mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        UNFINISHED.remove(folder)
+
+
 def require(module: str, package: str) -> None:
     """Checks that a package is installed."""
     if importlib.util.find_spec(module) is None:
@@ -551,37 +645,42 @@ def run(arguments: argparse.Namespace) -> None:
         )
     with writing_to(arguments.output):
         arguments.output.mkdir(parents=True, exist_ok=True)
-        unfinished = tempfile.TemporaryDirectory(prefix=".unfinished-", dir=arguments.output)
     updates = math.ceil(batches / arguments.accumulate)
     callbacks = []
     if arguments.report:
         frequency = max(1, updates * arguments.epochs // REPORTS)
         callbacks.append(kc.callbacks.StepReport(frequency))
-    with unfinished as folder:
+    with unfinished_folder(arguments.output) as folder:
         rate = arguments.learning_rate
         if arguments.find_learning_rate:
-            rate = find_learning_rate(arguments, data, Path(folder, "learning-rate.png"))
+            rate = find_learning_rate(arguments, data, folder / "learning-rate.png")
         optimizer = make_optimizer(
             arguments.optimizer, rate, arguments.accumulate, arguments.warmup * updates
         )
         keras.utils.set_random_seed(arguments.seed)
         model = compiled_model(arguments, data, optimizer)
-        history, batch_time = train(model, data, arguments.batch_size, arguments.epochs, callbacks)
+        first = FirstLoss()
+        observers = [first, *callbacks]
+        history, batch_time = train(model, data, arguments.batch_size, arguments.epochs, observers)
         title = f"{arguments.optimizer} on {keras.backend.backend()}, {arguments.data}"
         title += f", batch of {soft_batch(arguments)}"
         with writing_to(arguments.output):
-            write_files(Path(folder), model, history, title)
+            write_files(folder, model, history, title)
             for callback in callbacks:
-                callback.plot(Path(folder, "step-report.png"))
-            names = sorted(path.name for path in Path(folder).iterdir())
+                callback.plot(folder / "step-report.png")
+            names = sorted(path.name for path in folder.iterdir())
+            COMPLETE.set()
             for name in names:
-                Path(folder, name).replace(arguments.output / name)
+                (folder / name).replace(arguments.output / name)
     print(report(arguments, history, batch_time))
+    losses = [first.value, *(row["loss"] for row in history)]
+    if advice := divergence(arguments, data.y_train, losses):
+        print(f"\n{advice}")
     print(f"{', '.join(names[:-1])} and {names[-1]} are in {arguments.output}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the example; gives the exit code: 0, 2 for what the user can mend, 130 for Ctrl-C."""
+    """Runs the example; gives the exit code: 0, 2 for what the user can fix, 130 for Ctrl-C."""
     try:
         run(parse_arguments(argv))
     except UserError as error:
@@ -589,7 +688,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print()  # ends the line of the progress bar
-        print("train.py: interrupted, nothing was written", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
     return 0
 

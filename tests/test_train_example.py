@@ -6,6 +6,7 @@ import importlib.util
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -128,26 +129,19 @@ def test_the_saved_model_has_the_reported_accuracy_on_raw_images(example, digits
 
 def test_the_table_agrees_with_the_history(digits):
     last = digits.rows[-1]
-    header, _, cells, note = digits.printed.splitlines()[-5:-1]
-    assert re.split(r"\s{2,}", header) == [
-        "backend",
-        "optimizer",
-        "batch",
-        "gradient evaluations",
-        "loss (train)",
-        "loss (test)",
-        "test accuracy",
-        "time a batch*",
+    *lines, note, _ = digits.printed.splitlines()[-10:]
+    table = dict(re.split(r"\s{2,}", line) for line in lines)
+    time = table.pop("time a batch*")
+    assert list(table.items()) == [
+        ("backend", keras.backend.backend()),
+        ("optimizer", "heun"),
+        ("batch", "64, 16 at a time"),
+        ("gradient evaluations", "138"),
+        ("loss (train)", f"{float(last['loss']):.4f}"),
+        ("loss (test)", f"{float(last['val_loss']):.4f}"),
+        ("test accuracy", f"{float(last['val_accuracy']):.4f}"),
     ]
-    assert re.split(r"\s{2,}", cells)[:-1] == [
-        keras.backend.backend(),
-        "heun",
-        "64, 16 at a time",
-        "138",
-        *(f"{float(last[key]):.4f}" for key in ("loss", "val_loss", "val_accuracy")),
-    ]
-    assert 0 < float(cells.split()[-2]) < 5000
-    assert cells.split()[-1] == "ms"
+    assert re.fullmatch(r"[\d.]+ ms", time) and 0 < float(time.split()[0]) < 5000
     assert "median" in note
     assert "first" in note
 
@@ -375,6 +369,15 @@ def refuse(example, tmp_path, capsys, monkeypatch):
         "missing key": ({"y_test": None}, "y_test missing, found x_train.*savez"),
         "lengths": ({"y_train": np.arange(63) % 2}, "64 inputs and y_train 63 labels; give one"),
         "float labels": ({"y_train": np.ones(64)}, "y_train has dtype float64.*whole number"),
+        "column": ({"y_train": np.zeros((64, 1), int)}, r"y_train .*\(64, 1\).*reshape\(-1\)"),
+        "names": (
+            {"y_train": np.array(["cat", "dog"] * 32)},
+            r"y_train has dtype <U3 .*names: classes, y_train = .*unique.*= numpy.searchsorted",
+        ),
+        "names as objects": (
+            {"y_train": np.array(["cat", "dog"] * 32, object)},
+            r"not an .npz file of plain arrays.*y.astype\(str\)",
+        ),
         "one-hot labels": ({"y_test": np.eye(16, dtype=int)}, r"y_test .*\(16, 16\).*argmax"),
         "a gap": ({"y_train": np.arange(64) % 2 * 2}, r"labels in y_train are \[0 2\].*unique"),
         "negative labels": ({"y_train": np.arange(64) % 2 - 1}, r"are \[-1 0\].*number them"),
@@ -501,7 +504,105 @@ def test_a_missing_backend_is_one_line():
     assert "KERAS_BACKEND=jax python examples/train.py" in done.stderr
 
 
-def test_a_diverging_training_ends_with_the_mend(example, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            ["--learning-rate=20"],
+            r"diverged: .*\nThe .* too high: give .*rate below 20, or run",
+        ),
+        (
+            ["--optimizer=sgd", "--learning-rate=1e-9"],
+            r"learned nothing yet: .* guessing .* gives 0.69.*\nGive more --epochs, .* above 1e-09",
+        ),
+        (
+            ["--optimizer=rk23", "--learning-rate=1e-9"],
+            r"learned nothing yet: .*\nGive more --epochs, or leave --learning-rate out",
+        ),
+        ([], None),
+    ],
+    ids=["diverged", "too small", "controlled", "learned"],
+)
+def test_a_training_that_learned_nothing_says_so(example, tmp_path, capsys, options, says):
+    labels = np.random.default_rng(1).permutation(np.arange(64) % 2)
+    changes = {"y_train": labels} if says else {}  # nothing to learn
+    if says and "yet" in says:
+        changes["x_train"] = np.ones((64, 5))  # the first loss is that of guessing
+    data = str(save_toy(tmp_path, **changes))
+    output = tmp_path / "out"
+    argv = ["--data", data, "--output", str(output), "--epochs=2", "--batch-size=32", *options]
+    assert example.main(argv) == 0
+    printed = capsys.readouterr().out
+    if says is None:
+        assert "guessing" not in printed
+    else:
+        assert re.search(says, printed)
+    assert names_in(output) == FILES
+
+
+# Each runs the script with a signal at a moment of its choice.
+WHILE_KERAS_WAITS = """
+from keras.src import backend
+real = backend.convert_to_numpy
+def convert_to_numpy(x):
+    if sys._getframe(1).f_code.co_name == "pythonify_logs":  # its bare `except` drops exceptions
+        strike()
+    return real(x)
+backend.convert_to_numpy = convert_to_numpy
+"""
+WHILE_IT_IMPORTS = """
+class Strike:
+    def find_spec(self, name, *_):
+        if name == "keras":
+            strike()
+sys.meta_path.insert(0, Strike())
+"""
+WHILE_FILES_ARE_MOVED = """
+from pathlib import Path
+real = Path.replace
+Path.replace = lambda *paths: strike() or real(*paths)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        (WHILE_KERAS_WAITS, signal.SIGINT),
+        (WHILE_KERAS_WAITS, signal.SIGTERM),
+        (WHILE_IT_IMPORTS, signal.SIGINT),
+        (WHILE_FILES_ARE_MOVED, signal.SIGTERM),
+    ],
+    ids=["waiting-int", "waiting-term", "importing-int", "moving-term"],
+)
+def test_a_signal_ends_the_run_and_leaves_all_files_or_none(tmp_path, moment, number):
+    save_toy(tmp_path)
+    script = f"""
+import os, runpy, sys
+def strike():
+    os.kill(os.getpid(), {int(number)})
+{moment}
+sys.argv = ["train.py", "--data=toy.npz", "--epochs=1", "--output=out"]
+runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if moment == WHILE_FILES_ARE_MOVED:
+        assert done.returncode == 0, done.stderr
+        assert names_in(tmp_path / "out") == FILES
+    else:
+        assert done.returncode == 128 + number, done.stderr
+        assert done.stderr.endswith("train.py: interrupted, nothing was written\n")
+        assert not (tmp_path / "out").exists() or names_in(tmp_path / "out") == []
+
+
+def test_a_diverging_training_ends_with_the_fix(example, tmp_path, capsys):
     output = tmp_path / "out"
     data = str(save_toy(tmp_path))
     options = ["--optimizer", "sgd", "--learning-rate", "1e38"]
