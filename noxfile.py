@@ -4,7 +4,6 @@ Every session makes an environment of its own with pip, at the versions of const
 `nox -l` lists them. The session `gpu` alone uses the Python that is there.
 """
 
-import os
 import re
 import shutil
 import sys
@@ -51,12 +50,10 @@ def tests_oldest(session, backend):
 
 @nox.session(tags=["ci"])
 def keras_trainer_tests(session):
-    """Keras' own trainer tests, without the mixin and with it; `-- jax` for that backend alone."""
+    """Keras' own trainer tests with the mixin; `-- jax` for that backend, `-- --all-variants`."""
     # They import jax on every backend, and the other two for their data sets.
     install(session, ".", "pytest", "pytest-xdist", "grain", *BACKENDS.values())
     chosen, arguments = chosen_backends(session)
-    if "CI" in os.environ:
-        arguments.append("--stock-if-needed")
     for backend in chosen:
         session.run(
             "python",

@@ -8,7 +8,8 @@ in with a module-level `Trainer`. The environment variable `TRAINER` says what s
 - `step`: the same with an override of `multi_gradient_step` that calls `super`, so that every
   training step is ours.
 
-`compare.py` runs all three. The file's name keeps it out of the normal run of the tests.
+`compare.py` runs the last, and the others if asked. The file's name keeps it out of the normal run
+of the tests.
 """
 
 import importlib
