@@ -5,6 +5,7 @@ import numpy as np
 
 from keras_cool import backend
 from keras_cool.callbacks.files import replacing
+from keras_cool.optimizers.optimizers_of import optimizers_of
 
 
 class TrainingState:
@@ -50,15 +51,12 @@ class TrainingState:
 
 def variables_of(model):
     """All variables that training changes, each once, and on PyTorch the buffers."""
-    optimizers = [v for v in vars(model).values() if _is_optimizer(v)]
-    variables = [v for holder in [model, *optimizers] for v in holder.variables]
+    # The micro-batches of `compile` count steps as the optimizers of keras_cool do.
+    counters = [v for v in vars(model).values() if hasattr(v, "step_logs")]
+    holders = [model, *optimizers_of(model), *counters]
+    variables = [v for holder in holders for v in holder.variables]
     variables += model.metrics_variables
     return [*{id(v): v for v in variables}.values(), *backend.further_state(model)]
-
-
-def _is_optimizer(value):
-    # The micro-batches of `compile` count steps as the optimizers of keras_cool do.
-    return isinstance(value, keras.optimizers.Optimizer) or hasattr(value, "step_logs")
 
 
 def weights_are_finite(model):

@@ -2,9 +2,8 @@
 
 import contextlib
 
-import keras
-
 from keras_cool.keras_private import OverlayScope
+from keras_cool.optimizers.optimizers_of import optimizers_of
 
 
 class BackendStep:
@@ -12,19 +11,19 @@ class BackendStep:
 
     @property
     def non_trainable_variables(self):
-        """The model's, the variables of each further optimizer that it holds (as a GAN does), the
-        count of its soft batches, and those of the callbacks that act inside the step: what a
-        compiled step changes has to be part of its state."""
+        """The model's, those of each further optimizer that it holds (as a GAN does), the count of
+        its soft batches, and those of the callbacks that act inside the step: what a compiled step
+        changes has to be part of its state."""
         own = getattr(self, "optimizer", None)
-        further = [
-            value
-            for value in vars(self).values()
-            if isinstance(value, keras.optimizers.Optimizer) and value is not own
-        ]
+        holders = [o for o in optimizers_of(self) if o is not own]
         if self._microbatches is not None:
-            further.append(self._microbatches)
-        variables = [*super().non_trainable_variables, *(v for o in further for v in o.variables)]
-        return [*variables, *(v for c in self.step_callbacks for v in c.step_variables)]
+            holders.append(self._microbatches)
+        further = [v for holder in holders for v in holder.variables]
+        further += [v for c in self.step_callbacks for v in c.step_variables]
+        # An optimizer and one around it have variables in common, and a step gives each back once.
+        of_own = {id(v) for v in own.variables} if own else set()
+        further = [v for v in {id(v): v for v in further}.values() if id(v) not in of_own]
+        return [*super().non_trainable_variables, *further]
 
     def make_train_function(self, force=False):
         """Makes the training function, one that gives the model its state back when it fails.
