@@ -92,7 +92,7 @@ def gpu(session, backend):
 
 @nox.session(tags=["ci"])
 def lint(session):
-    """Format, lint and types; `nox -s lint -- --fix` mends what can be mended."""
+    """Format, lint and types; `nox -s lint -- --fix` fixes what can be fixed."""
     install(session, "ruff", "mypy", "numpy")
     fix = "--fix" in session.posargs
     session.run("ruff", "format", *([] if fix else ["--check"]), ".")

@@ -97,7 +97,7 @@ class Tuning:
         for seed in seeds:
             curves.append(trainable.run(seed, self.budget, rate, evaluations))
             if curves[-1].diverged() and not all_seeds:
-                break  # the other seeds could not mend the mean
+                break  # the other seeds could not improve the mean
         return Runs(setting, rate, curves)
 
     def best_at(self, at):

@@ -211,7 +211,7 @@ def count(text):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the example; gives the exit code: 0, 2 for what the user can mend."""
+    """Runs the example; gives the exit code: 0, 2 for what the user can fix."""
     title, details = __doc__.split("\n\n", 1)
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(

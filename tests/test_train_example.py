@@ -258,7 +258,7 @@ def test_a_controlled_method_trains(example, tmp_path):
 
 
 def test_a_method_over_what_follows_no_flow_is_refused(refuse):
-    refuse("--optimizer", "rk45:lion", mends="none along a gradient flow.*adaptive=False")
+    refuse("--optimizer", "rk45:lion", says="none along a gradient flow.*adaptive=False")
 
 
 def test_heun_alone_is_over_plain_gradient_descent(example):
@@ -349,7 +349,7 @@ def environment(**changes):
 def refuse(example, tmp_path, capsys, monkeypatch):
     """Checks that a command line is refused before training, in one line, with nothing written."""
 
-    def check(*argv, mends, output=None):
+    def check(*argv, says, output=None):
         # What trains after all must not look like a refusal.
         monkeypatch.setattr(example, "train", lambda *_: pytest.fail("it went on to train"))
         output = output or tmp_path / "out"
@@ -357,14 +357,14 @@ def refuse(example, tmp_path, capsys, monkeypatch):
         error = capsys.readouterr().err
         assert error.startswith("train.py: ")
         assert error.count("\n") == 1
-        assert re.search(mends, error), error
+        assert re.search(says, error), error
         assert not output.is_dir() or names_in(output) == []
 
     return check
 
 
 @pytest.mark.parametrize(
-    ("changes", "mends"),
+    ("changes", "says"),
     {
         "missing key": ({"y_test": None}, "y_test missing, found x_train.*savez"),
         "lengths": ({"y_train": np.arange(63) % 2}, "64 inputs and y_train 63 labels; give one"),
@@ -395,23 +395,23 @@ def refuse(example, tmp_path, capsys, monkeypatch):
     }.values(),
     ids=lambda value: re.sub(r"\W+", "-", value)[:30] if isinstance(value, str) else "",
 )
-def test_unfit_data_is_refused(refuse, tmp_path, changes, mends):
+def test_unfit_data_is_refused(refuse, tmp_path, changes, says):
     with np.errstate(all="ignore"):
         changes = {k: None if v is None else np.asarray(v) for k, v in changes.items()}
         path = save_toy(tmp_path, **changes)
-    refuse("--data", path, mends=mends)
+    refuse("--data", path, says=says)
 
 
 def test_unfit_files_are_refused(refuse, tmp_path):
-    refuse("--data", tmp_path / "none.npz", mends=r"none.npz: no such file; give digits, mnist")
-    refuse("--data", "minst", mends=r"--data minst: no such file; give digits, mnist")
-    refuse("--data", tmp_path, mends="no such file")
+    refuse("--data", tmp_path / "none.npz", says=r"none.npz: no such file; give digits, mnist")
+    refuse("--data", "minst", says=r"--data minst: no such file; give digits, mnist")
+    refuse("--data", tmp_path, says="no such file")
     whole = save_toy(tmp_path).read_bytes()
     for content in (b"", b"not a zip file", whole[:200], whole[:300] + bytes(64) + whole[364:]):
         (tmp_path / "bad.npz").write_bytes(content)
-        refuse("--data", tmp_path / "bad.npz", mends="not an .npz file of plain arrays; write it")
+        refuse("--data", tmp_path / "bad.npz", says="not an .npz file of plain arrays; write it")
     np.save(tmp_path / "one.npy", np.ones(3))
-    refuse("--data", tmp_path / "one.npy", mends="not an .npz file of plain arrays; write it")
+    refuse("--data", tmp_path / "one.npy", says="not an .npz file of plain arrays; write it")
 
 
 @pytest.mark.parametrize(
@@ -419,11 +419,11 @@ def test_unfit_files_are_refused(refuse, tmp_path):
     ["adamm", "", "heun:", ":adam", "heun:heun", "adam:heun", "optimizer", "heun:multi:adam"],
 )
 def test_unknown_optimizers_are_refused(refuse, name):
-    refuse("--optimizer", name, mends="is not known; give a METHOD .*heun.* sgd.*heun:adam")
+    refuse("--optimizer", name, says="is not known; give a METHOD .*heun.* sgd.*heun:adam")
 
 
 @pytest.mark.parametrize(
-    ("option", "values", "mends"),
+    ("option", "values", "says"),
     [
         ("--learning-rate", ["-0.1", "0", "nan", "inf", "fast"], "is not a finite number above 0"),
         ("--batch-size", ["0", "-1", "1.5", "many"], "is not a whole number of at least 1"),
@@ -433,13 +433,13 @@ def test_unknown_optimizers_are_refused(refuse, name):
         ("--seed", ["-1", str(2**32), "x"], "is not a whole number from 0"),
     ],
 )
-def test_unfit_numbers_and_options_are_refused(refuse, option, values, mends):
+def test_unfit_numbers_and_options_are_refused(refuse, option, values, says):
     for value in values:
-        refuse(f"{option}={value}", mends=f"{option}.*{mends}")
+        refuse(f"{option}={value}", says=f"{option}.*{says}")
 
 
 @pytest.mark.parametrize(
-    ("options", "mends"),
+    ("options", "says"),
     [
         (["--microbatch-size=65"], "65 is more than a batch, --batch-size 64; give at most 64"),
         (["--batch-size=8", "--microbatch-size=9"], "9 is more than a batch.*at most 8"),
@@ -455,18 +455,18 @@ def test_unfit_numbers_and_options_are_refused(refuse, option, values, mends):
         (["--accumulate=24", "--optimizer=adam"], "24 is more than .* an epoch; give at most 23"),
     ],
 )
-def test_sizes_that_do_not_go_together_are_refused(refuse, options, mends):
-    refuse(*options, mends=mends)
+def test_sizes_that_do_not_go_together_are_refused(refuse, options, says):
+    refuse(*options, says=says)
 
 
 def test_unknown_options_are_refused(refuse):
-    refuse("--rate=1", mends="unrecognized arguments: --rate=1 .see --help")
+    refuse("--rate=1", says="unrecognized arguments: --rate=1 .see --help")
 
 
 def test_an_output_that_cannot_be_written_is_refused(refuse, tmp_path):
     data = save_toy(tmp_path)
     for output in (data, data / "below"):
-        refuse("--data", data, output=output, mends="toy.npz.*give a folder that can be written")
+        refuse("--data", data, output=output, says="toy.npz.*give a folder that can be written")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
@@ -475,7 +475,7 @@ def test_a_failed_download_is_refused(refuse, monkeypatch, name):
         raise Exception("URL fetch failure on\nhttps://somewhere")  # as Keras does
 
     monkeypatch.setattr(getattr(keras.datasets, name), "load_data", load_data)
-    refuse("--data", name, mends=f"{name} could not be downloaded.*on https.*take --data digits")
+    refuse("--data", name, says=f"{name} could not be downloaded.*on https.*take --data digits")
 
 
 def test_a_missing_package_is_refused(refuse, monkeypatch):
@@ -487,7 +487,7 @@ def test_a_missing_package_is_refused(refuse, monkeypatch):
                 "find_spec",
                 lambda name, *_, lost=module: None if name == lost else find(name),
             )
-            refuse(mends=f"{package} is not installed; run: pip install {package}")
+            refuse(says=f"{package} is not installed; run: pip install {package}")
 
 
 def test_a_missing_backend_is_one_line():

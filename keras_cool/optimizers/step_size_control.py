@@ -104,7 +104,7 @@ class StepSizeControl:
         Returns:
             `Step`.
         """
-        sound = ops.isfinite(not_finite_mark(first))  # a smaller step would not mend that
+        sound = ops.isfinite(not_finite_mark(first))  # a smaller step would not fix that
         known = ops.convert_to_tensor(self.next_step_size.value)
         choose = sound & (known <= 0)
 

@@ -171,7 +171,7 @@ def _checked_nodes(nodes, matrix):
     if len(nodes) != len(sums) or not np.allclose(nodes, sums, rtol=0, atol=_TOLERANCE):
         raise ValueError(
             f"The nodes `c` have to be the sums of the rows of `a`, {tuple(sums.tolist())}. Got "
-            f"{nodes}. Leave `c` out, or mend a coefficient."
+            f"{nodes}. Leave `c` out, or fix a coefficient."
         )
     return nodes
 
@@ -184,7 +184,7 @@ def _check_weights(name, weights, stages):
     if abs(sum(weights) - 1) > _TOLERANCE:
         raise ValueError(
             f"The tableau is not consistent: `{name}` adds up to {sum(weights)} and not to 1. Got "
-            f"{weights}; mend a coefficient."
+            f"{weights}; fix a coefficient."
         )
 
 
@@ -197,5 +197,5 @@ def _check_order(name, order, matrix, weights):
         raise ValueError(
             f"The tableau is stated to have {name}={order}, and has order {reached - 1}: a "
             f"condition of order {reached} gives {left:.12g} and not {right:.12g}. State "
-            f"{name}={reached - 1}, or mend a coefficient."
+            f"{name}={reached - 1}, or fix a coefficient."
         )
