@@ -222,6 +222,11 @@ def trainable_variables_of(optimizer):
     return optimizer._trainable_variables
 
 
+def is_trained_by(optimizer, variable):
+    """Whether an optimizer was built on a variable."""
+    return optimizer._var_key(variable) in optimizer._trainable_variables_indices
+
+
 def variable_layout(variable):
     """How `keras.distribution` lays a variable out over the devices, or `None`."""
     return getattr(variable, "_layout", None)
@@ -264,7 +269,46 @@ def infinity_norm(optimizer, variable):
 
 
 def _slot(optimizer, slots, variable):
-    return slots[optimizer._get_variable_index(variable)].value
+    return slots[variable_index(optimizer, variable)].value
+
+
+def variable_index(optimizer, variable):
+    """The place of a variable among those that an optimizer was built on."""
+    return optimizer._get_variable_index(variable)
+
+
+def slots(optimizer, variable):
+    """The variables in which an optimizer keeps what it knows of one that it trains, but for the
+    moving average of that."""
+    optimizer = optimizer_of(optimizer, variable)
+    place, count = variable_index(optimizer, variable), len(optimizer._trainable_variables)
+    averages = getattr(optimizer, "_model_variables_moving_average", None)
+    lists = [
+        value
+        for name, value in vars(optimizer).items()
+        if isinstance(value, list)
+        and name not in ("_variables", "_trainable_variables")
+        and value is not averages
+        and len(value) == count
+    ]
+    # An optimizer may have the same variable in two lists (Muon's momentums).
+    found = [value[place] for value in lists if isinstance(value[place], keras.Variable)]
+    return list({id(v): v for v in found}.values())
+
+
+def moving_average(optimizer, variable):
+    """The moving average that an optimizer keeps of a variable (`use_ema=True`), or `None`."""
+    optimizer = optimizer_of(optimizer, variable)
+    if not optimizer.use_ema:
+        return None
+    return optimizer._model_variables_moving_average[variable_index(optimizer, variable)]
+
+
+def optimizer_of(optimizer, variable):
+    """The optimizer itself, or the one inside a `MultiOptimizer` that a variable is for."""
+    if isinstance(optimizer, keras.optimizers.MultiOptimizer):
+        return optimizer.optimizers[optimizer._var_to_optimizer_idx[optimizer._var_key(variable)]]
+    return optimizer
 
 
 def velocities(optimizer):
@@ -300,11 +344,14 @@ __all__ = [
     "in_stateless_scope",
     "infinity_norm",
     "is_seed_state",
+    "is_trained_by",
     "largest_second_moment",
     "learning_rate_schedule",
     "learning_rate_variable",
     "loss_tracker",
     "mean_gradient",
+    "moving_average",
+    "optimizer_of",
     "promote_to_float64",
     "promotes_to_float64",
     "running_fit",
@@ -313,12 +360,14 @@ __all__ = [
     "set_compiled_optimizer",
     "set_keras_mask",
     "set_unseeded_generator",
+    "slots",
     "sum_of_squares",
     "symbolic_build",
     "trainable_variables_of",
     "training_loss",
     "unscaled_for_replicas",
     "unseeded_generator",
+    "variable_index",
     "variable_layout",
     "velocities",
 ]

@@ -233,6 +233,70 @@ def slot(read, optimizer, variable):
     return np.stack([keras.ops.convert_to_numpy(v).copy() for v in values])
 
 
+OPTIMIZERS = {
+    "Adadelta": {},
+    "Adafactor": {},
+    "Adagrad": {},
+    "Adam": {"amsgrad": True},
+    "AdamW": {"amsgrad": True},
+    "Adamax": {},
+    "Ftrl": {},
+    "Lamb": {},
+    "Lion": {},
+    "Muon": {},
+    "Nadam": {},
+    "RMSprop": {"momentum": 0.9, "centered": True},
+    "SGD": {"momentum": 0.9},
+    "ScheduleFreeAdamW": {},
+}
+
+
+def test_every_keras_optimizer_is_among_those_that_the_guards_look_at():
+    classes = {
+        name
+        for name, value in vars(keras.optimizers).items()
+        if isinstance(value, type) and issubclass(value, keras.optimizers.Optimizer)
+    }
+    assert classes - {"Optimizer", "LossScaleOptimizer", "MultiOptimizer"} == set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("use_ema", [False, True])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_slots_and_moving_averages_are_all_that_an_optimizer_keeps(name, use_ema, model):
+    """Beside scalars for all variables; and each of them is of the variable it is asked for."""
+    optimizer = getattr(keras.optimizers, name)(use_ema=use_ema, **OPTIMIZERS[name])
+    variables = model.trainable_variables
+    optimizer.build(variables)
+    of_variables = [list(keras_private.slots(optimizer, v)) for v in variables]
+    if use_ema:
+        averages = [keras_private.moving_average(optimizer, v) for v in variables]
+        assert [a.shape for a in averages] == [v.shape for v in variables]
+        of_variables.append(averages)
+    else:
+        assert keras_private.moving_average(optimizer, variables[0]) is None
+    found = [id(v) for held in of_variables for v in held]
+    assert len(found) == len(set(found))
+    scalars = {id(optimizer.iterations), id(optimizer.learning_rate)}
+    scalars |= {id(v) for v in optimizer.variables if len(v.shape) == 0}
+    assert set(found) | scalars == {id(v) for v in optimizer.variables}
+
+
+def test_slots_inside_a_multi_optimizer(model):
+    dense = model.layers[-1]
+    first, second = keras.optimizers.Adam(), keras.optimizers.SGD(momentum=0.9, use_ema=True)
+    optimizer = keras.optimizers.MultiOptimizer(lambda v: first if v is dense.kernel else second)
+    optimizer.build(model.trainable_variables)
+    for read in (keras_private.slots, keras_private.moving_average):
+        assert read(optimizer, dense.kernel) == read(first, dense.kernel)
+        assert read(optimizer, dense.bias) == read(second, dense.bias)
+    assert keras_private.optimizer_of(optimizer, dense.bias) is second
+    assert keras_private.optimizer_of(second, dense.bias) is second
+    assert keras_private.is_trained_by(second, dense.bias)
+    assert not keras_private.is_trained_by(second, dense.kernel)
+    assert [keras_private.variable_index(optimizer, v) for v in model.trainable_variables] == [0, 1]
+    assert keras_private.trainable_variables_of(optimizer) == model.trainable_variables
+
+
 def test_keras_saveables_on_a_model_are_saved_with_its_weights(model, tmp_path):
     class Count(keras_private.KerasSaveable):
         value = 3.0

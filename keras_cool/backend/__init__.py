@@ -31,6 +31,10 @@ set_random_state = _backend.set_random_state
 sum_of_squared_errors = _backend.sum_of_squared_errors
 scalar_of_microbatch_if = _backend.scalar_of_microbatch_if
 sum_over_replicas = _backend.sum_over_replicas
+known_values = _backend.known_values
+of_all_replicas = _backend.of_all_replicas
+replica = _backend.replica
+undo_unless = _backend.undo_unless
 while_loop = _backend.while_loop
 
 __all__ = [
@@ -49,15 +53,19 @@ __all__ = [
     "further_state",
     "gradients_of_all_replicas",
     "keeping_mode",
+    "known_values",
     "number_in_step",
     "number_of_replicas",
+    "of_all_replicas",
     "on_all_replicas",
     "over_microbatches",
     "random_state",
+    "replica",
     "scalar_of_microbatch_if",
     "separate",
     "set_random_state",
     "sum_of_squared_errors",
     "sum_over_replicas",
+    "undo_unless",
     "while_loop",
 ]

@@ -102,10 +102,10 @@ def all_finite(tensors):
 
 
 def all_finite_if(condition, tensors):
-    """Whether `condition` is true and every entry of every tensor is finite."""
+    """Whether `condition` is true and every entry of every tensor that `tensors()` gives finite."""
     if not isinstance(condition, jax.core.Tracer):
-        return all_finite(tensors) if condition else jnp.array(False)
-    return jax.lax.cond(condition, all_finite, lambda _: jnp.array(False), tensors)
+        return all_finite(tensors()) if condition else jnp.array(False)
+    return jax.lax.cond(condition, lambda: all_finite(tensors()), lambda: jnp.array(False))
 
 
 def add_scaled(tensors, factor, others, into=None):
@@ -234,17 +234,46 @@ def _join(chunks, tail, devices):
     return joined.reshape(-1, *shape)
 
 
-def accumulate(variables, tensors, scale, first):
-    """Adds `scale` times each tensor to its variable, or sets it to that if `first` is true."""
-    for variable, tensor in zip(variables, tensors, strict=True):
+def accumulate(variables, tensors, scale, fresh, places):
+    """Adds `scale` times each tensor to its variable, or sets it to that where it is fresh.
+
+    Args:
+        variables: List of `keras.Variable`s.
+        tensors: List of tensors, one for each.
+        scale: Scalar tensor.
+        fresh: Boolean vector.
+        places: List of integers, the place of each variable in `fresh`.
+    """
+    for variable, tensor, place in zip(variables, tensors, places, strict=True):
         value = variable.value
         tensor = tensor.astype(value.dtype) * jnp.asarray(scale, value.dtype)
-        variable.assign(jnp.where(first, tensor, value + tensor))
+        variable.assign(jnp.where(fresh[place], tensor, value + tensor))
+
+
+def undo_unless(condition, variables, values):
+    """Gives the variables the values unless the scalar `condition` is true."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(jnp.where(condition, variable.value, value))
+
+
+def known_values(tensor):
+    """The values of a tensor as a NumPy array, or `None` while a step is compiled."""
+    return None if isinstance(tensor, jax.core.Tracer) else np.asarray(tensor)
+
+
+def of_all_replicas(gradients, weight):
+    """Gradients and weight, as they are: the compiler puts the reductions in."""
+    return gradients, weight
 
 
 def gradients_of_all_replicas(gradients):
     """The gradients, as they are: the compiler puts the reductions in."""
     return gradients
+
+
+def replica():
+    """The number of the replica that computes: there is one."""
+    return 0
 
 
 def on_all_replicas(variable, function):

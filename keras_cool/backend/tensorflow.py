@@ -57,8 +57,8 @@ def all_finite(tensors):
 
 
 def all_finite_if(condition, tensors):
-    """Whether `condition` is true and every entry of every tensor is finite."""
-    return tf.cond(condition, lambda: all_finite(tensors), lambda: False)
+    """Whether `condition` is true and every entry of every tensor that `tensors()` gives finite."""
+    return tf.cond(condition, lambda: all_finite(tensors()), lambda: False)
 
 
 def add_scaled(tensors, factor, others, into=None):
@@ -200,9 +200,13 @@ def _joined(stacked, output):
     return tf.reshape(stacked, tf.concat([[-1], tf.shape(output)[1:]], 0))
 
 
-def accumulate(variables, tensors, scale, first):
-    """Adds `scale` times each tensor to its variable, or sets it to that if `first` is true."""
+def accumulate(variables, tensors, scale, fresh, places):
+    """Adds `scale` times each tensor to its variable, or sets it to that where it is fresh.
+
+    Args: As in `keras_cool/backend/jax.py`.
+    """
     scaled = [_scaled(t, scale, v.dtype) for v, t in zip(variables, tensors, strict=True)]
+    fresh = tf.gather(fresh, places)
 
     def start(tensors):
         for variable, tensor in zip(variables, tensors, strict=True):
@@ -215,8 +219,37 @@ def accumulate(variables, tensors, scale, first):
             else:
                 variable.value.assign_add(tensor)
 
-    apply_if(first, start, scaled)
-    apply_if(tf.logical_not(first), add, scaled)
+    def mixed(tensors, fresh):
+        for variable, tensor, f in zip(variables, tensors, tf.unstack(fresh), strict=True):
+            tensor = tf.convert_to_tensor(tensor)
+            variable.value.assign(tf.where(f, tensor, variable.value + tensor))
+
+    some, all_of_them = tf.reduce_any(fresh), tf.reduce_all(fresh)
+    apply_if(all_of_them, start, scaled)
+    apply_if(tf.logical_not(some), add, scaled)
+    apply_if(tf.logical_and(some, tf.logical_not(all_of_them)), mixed, scaled, fresh)
+
+
+def undo_unless(condition, variables, values):
+    """Gives the variables the values unless the scalar `condition` is true."""
+    if number_of_replicas() == 1:
+        for variable, value in zip(variables, values, strict=True):
+            variable.value.assign(tf.where(condition, variable.value, value))
+        return
+
+    def chosen(held, condition, value):
+        held.assign(tf.where(condition, held, value))
+
+    def across_replicas(strategy, condition, *values):
+        for variable, value in zip(variables, values, strict=True):
+            strategy.extended.update(variable.value, chosen, args=(condition, value), group=False)
+
+    tf.distribute.get_replica_context().merge_call(across_replicas, args=(condition, *values))
+
+
+def known_values(tensor):
+    """The values of a tensor as a NumPy array, or `None` while a step is compiled."""
+    return tensor.numpy() if hasattr(tensor, "numpy") else None
 
 
 def _scaled(tensor, scale, dtype):
@@ -229,12 +262,34 @@ def _scaled(tensor, scale, dtype):
     return tensor * tf.cast(scale, dtype)
 
 
+def of_all_replicas(gradients, weight):
+    """Gives the gradients times what they count relative to the mean weight, summed over the
+    replicas, and that weight; sparse ones stay sparse where there is one replica."""
+    if number_of_replicas() == 1:
+        return gradients, weight
+    gradients = [tf.convert_to_tensor(g) for g in gradients]
+    if not tf.is_tensor(weight):  # the same on all of them
+        return gradients_of_all_replicas(gradients), weight
+    mean, _ = sum_over_replicas(weight / number_of_replicas(), [])
+    relative = tf.math.divide_no_nan(weight, mean)
+    gradients = [g * tf.cast(relative, g.dtype) for g in gradients]
+    return gradients_of_all_replicas(gradients), mean
+
+
 def gradients_of_all_replicas(gradients):
     """The gradients of all replicas, summed; sparse ones stay sparse where there is one replica."""
     if number_of_replicas() == 1:
         return gradients
     gradients = [tf.convert_to_tensor(g) for g in gradients]
     return sum_over_replicas(tf.zeros(()), gradients)[1]
+
+
+def replica():
+    """The number of the replica that computes."""
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        return 0
+    return int(tf.get_static_value(context.replica_id_in_sync_group))
 
 
 def on_all_replicas(variable, function):

@@ -75,8 +75,8 @@ def all_finite(tensors):
 
 
 def all_finite_if(condition, tensors):
-    """Whether `condition` is true and every entry of every tensor is finite."""
-    return all_finite(tensors) if condition else torch.zeros_like(condition)
+    """Whether `condition` is true and every entry of every tensor that `tensors()` gives finite."""
+    return all_finite(tensors()) if condition else torch.zeros_like(condition)
 
 
 def add_scaled(tensors, factor, others, into=None):
@@ -160,23 +160,48 @@ def _add(sums, more, in_place):
     return sums
 
 
-def accumulate(variables, tensors, scale, first):
-    """Adds `scale` times each tensor to its variable, or sets it to that if `first` is true."""
-    first, in_place = bool(first), not in_stateless_scope()
-    for variable, tensor in zip(variables, tensors, strict=True):
+def accumulate(variables, tensors, scale, fresh, places):
+    """Adds `scale` times each tensor to its variable, or sets it to that where it is fresh.
+
+    Args: As in `keras_cool/backend/jax.py`.
+    """
+    fresh, in_place = fresh.tolist(), not in_stateless_scope()
+    for variable, tensor, place in zip(variables, tensors, places, strict=True):
         value = variable.value
-        tensor, factor = tensor.to(value.dtype), torch.as_tensor(scale, dtype=value.dtype)
-        if in_place and first:
+        tensor, factor = tensor.to(value.dtype), scale.to(value.dtype)
+        if in_place and fresh[place]:
             torch.mul(tensor, factor, out=value.data)
         elif in_place:
             value.data.addcmul_(tensor, factor)  # one pass over the memory
         else:
-            variable.assign(tensor * factor if first else value + tensor * factor)
+            variable.assign(tensor * factor if fresh[place] else value + tensor * factor)
+
+
+def undo_unless(condition, variables, values):
+    """Gives the variables the values unless the scalar `condition` is true."""
+    if not condition:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+
+
+def known_values(tensor):
+    """The values of a tensor as a NumPy array."""
+    return tensor.detach().cpu().numpy()
+
+
+def of_all_replicas(gradients, weight):
+    """Gradients and weight, as they are: there is one replica."""
+    return gradients, weight
 
 
 def gradients_of_all_replicas(gradients):
     """The gradients, as they are: there is one replica."""
     return gradients
+
+
+def replica():
+    """The number of the replica that computes: there is one."""
+    return 0
 
 
 def on_all_replicas(variable, function):

@@ -1,9 +1,10 @@
 """`FinishWindow`: the last window of an epoch, where it is not full."""
 
 import contextlib
-from typing import Any
 
 import keras
+
+from keras_cool.optimizers_of import accumulating_optimizers, may_accumulate, optimizers_of
 
 
 class FinishWindow(keras.callbacks.Callback):
@@ -32,8 +33,8 @@ class FinishWindow(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self._optimizer: Any = None
         self._was_given = True
+        self._is_training = False
 
     @classmethod
     def of_every_model(cls):
@@ -43,41 +44,39 @@ class FinishWindow(keras.callbacks.Callback):
         return callback
 
     def on_train_begin(self, logs=None):
-        optimizer = self.model.optimizer
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            optimizer = optimizer.inner_optimizer
-        if not hasattr(optimizer, "finish_window"):
-            if not self._was_given:
-                return
+        self._is_training = True
+        if self._was_given and not may_accumulate(*optimizers_of(self.model)):
             raise ValueError(
                 "FinishWindow is for a model compiled with `keras_cool.optimizers.Accumulate`, for "
                 "example model.compile(keras_cool.optimizers.Accumulate('adam', 4), loss='mse'). "
-                f"The optimizer is {type(optimizer).__name__}: leave the callback out."
+                f"The optimizer is {type(self.model.optimizer).__name__}: leave the callback out."
             )
-        self._optimizer = optimizer
-        if optimizer.epoch_is_open:  # an earlier `fit` was interrupted
-            self._finish()
+        self._finish([o for o in self._optimizers() if o.epoch_is_open])  # `fit` was interrupted
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self._optimizer is not None:
-            self._optimizer.epoch_is_open = True
+        for optimizer in self._optimizers():
+            optimizer.epoch_is_open = True
 
     def on_test_begin(self, logs=None):
-        if self._optimizer is not None:  # validation inside `fit`, before the epoch's end
-            self._finish()
+        if self._is_training:
+            self._finish(self._optimizers())  # validation inside `fit`, before the epoch's end
 
     def on_epoch_end(self, epoch, logs=None):
-        if self._optimizer is not None:
-            self._finish()
-            self._optimizer.epoch_is_open = False
+        self._finish(self._optimizers())
+        for optimizer in self._optimizers():
+            optimizer.epoch_is_open = False
 
     def on_train_end(self, logs=None):
-        self._optimizer = None
+        self._is_training = False
 
-    def _finish(self):
+    def _optimizers(self):
+        return accumulating_optimizers(*optimizers_of(self.model))
+
+    def _finish(self, optimizers):
         # The update is a step's, with the numbers that a `Schedule` gives those.
         with getattr(self.model, "during_step", contextlib.nullcontext)():
-            self._optimizer.finish_window()
+            for optimizer in optimizers:
+                optimizer.finish_window()
 
 
 __all__ = ["FinishWindow"]

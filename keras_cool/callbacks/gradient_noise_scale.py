@@ -94,9 +94,8 @@ class GradientNoiseScale(StepCallback):
         self._updates = _variable("updates", dtype="int32")
         # Measurements; means of tr S and of |G|^2; sums of squared deviations, of products.
         self._moments = _variable("moments", (6,), measured_dtype())
-        self._window = _variable(
-            "window", (3,), measured_dtype()
-        )  # sum of w |g|^2, of w, and the number of batches
+        # The sums of w |g|^2, of w, of the samples and of the batches of a window.
+        self._window = _variable("window", (4,), measured_dtype())
 
     def set_model(self, model):
         """Takes up the model; Keras calls it before training."""
@@ -147,9 +146,11 @@ class GradientNoiseScale(StepCallback):
 
     def observe_gradients(self, gradients):
         accumulate = self._accumulate
-        weight = ops.cast(accumulate.batch_weight, measured_dtype()) * backend.number_of_replicas()
+        replicas = backend.number_of_replicas()
+        weight = ops.cast(accumulate.present_batch.weight, measured_dtype()) * replicas
+        samples = ops.cast(accumulate.present_batch.samples, measured_dtype()) * replicas
         squared = squared_norm_if(self._is_due(), gradients)
-        batch = ops.stack([weight * squared, weight, ops.ones((), measured_dtype())])
+        batch = ops.stack([weight * squared, weight, samples, ops.ones((), measured_dtype())])
         begins = ops.cast(
             accumulate.window_is_full, measured_dtype()
         )  # the window before, at its end
@@ -159,10 +160,11 @@ class GradientNoiseScale(StepCallback):
         if self._accumulate is None:
             return
         full = self._accumulate.window_is_full
-        measured, samples, parts = ops.unstack(self._window.value, 3)
+        measured, weight, samples, parts = ops.unstack(self._window.value, 4)
         due = ops.logical_and(ops.logical_and(self._is_due(), full), parts > 1)
         gradients = self._accumulate.window_gradients
-        self._measure_if(due, measured / samples, parts, samples, gradients)
+        mean = ops.divide_no_nan(measured, weight)
+        self._measure_if(due, mean, parts, samples, gradients)
         self._updates.assign_add(ops.cast(full, "int32"))
 
     def _is_due(self):

@@ -5,7 +5,7 @@ import numpy as np
 
 from keras_cool import backend
 from keras_cool.callbacks.files import replacing
-from keras_cool.optimizers.optimizers_of import optimizers_of
+from keras_cool.optimizers_of import optimizers_of
 
 
 class TrainingState:

@@ -1,21 +1,59 @@
 """`Accumulate`: the soft batch in the optimizer, for batches that are never seen at once."""
 
 import contextlib
+import warnings
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_cool import backend
-from keras_cool.keras_private import trainable_variables_of, variable_layout
+from keras_cool.keras_private import (
+    is_trained_by,
+    trainable_variables_of,
+    variable_index,
+    variable_layout,
+)
 from keras_cool.optimizers.accumulation_settings import (
     check_option,
     checked_inner,
     checked_steps,
 )
 from keras_cool.optimizers.optimizer_wrapper import OptimizerWrapper
+from keras_cool.optimizers.untouched import Untouched
+from keras_cool.optimizers.window import Window
 
 NON_FINITE = ("skip_update", "skip_batch")
 LAST_WINDOW = ("update", "carry", "drop")
+
+
+class Batch(NamedTuple):
+    """The batch whose gradients `Accumulate` is given.
+
+    Attributes:
+        weight: Number or scalar tensor, how much its gradients count.
+        adds_up: Boolean. If `True` gradients are added up with these weights, and not divided by
+            the sum of them.
+        samples: Number or scalar tensor, the samples of it.
+        variables: List of the variables that the gradients are for, also where there is none; or
+            `None`: those that `apply` is given.
+    """
+
+    weight: Any = 1.0
+    adds_up: bool = False
+    samples: Any = 1.0
+    variables: list | None = None
+
+
+ONE_OF_MANY = Batch()
+
+
+class _Present:
+    """The `Batch` that each replica is being given. Keras would track a plain dictionary."""
+
+    def __init__(self):
+        self.batches = {}
 
 
 @keras.saving.register_keras_serializable(package="keras_cool")
@@ -101,21 +139,12 @@ class Accumulate(OptimizerWrapper):
         self._steps = self._counter("steps")
         if self._schedule is None:
             self._steps.assign(checked_steps(steps))
-        self.batches = self._counter("batches")
-        self._window_weight = self.add_variable(
-            shape=(),
-            dtype="float64" if keras.config.floatx() == "float64" else "float32",
-            aggregation="only_first_replica",
-            name="window_weight",
-        )
+        dtype = "float64" if keras.config.floatx() == "float64" else "float32"
+        self._window = Window(self._window_variable, dtype)
         self.skipped_steps = self._counter("skipped_steps")
         self.skipped_batches = self._counter("skipped_batches")
-        self._accumulators = {}
-        self._reached = set()
-        self._given = frozenset()
-        self._window_is_added_up = False
-        self._weight = 1.0
-        self._added_up = False
+        self._accumulators = []
+        self._present = _Present()
         self.epoch_is_open = False
 
     @property
@@ -141,52 +170,68 @@ class Accumulate(OptimizerWrapper):
                 "with theirs (float8 scales). Train it with `microbatch_size=None` and the plain "
                 "optimizer."
             )
+        if self.built:
+            return
         super().build(variables)
-        for v in variables:
-            self._accumulators[id(v)] = self.add_variable(
+        self._window.build(len(variables))
+        self._accumulators = [
+            self.add_variable(
                 shape=v.shape,
                 dtype="float64" if v.dtype == "float64" else self.accumulator_dtype,
                 aggregation="only_first_replica",
                 layout=variable_layout(v),
                 name=f"{v.path.replace('/', '_')}_accumulator",
             )
+            for v in variables
+        ]
 
     def apply(self, grads, trainable_variables=None):
         """Adds gradients to the window, and updates the variables when that is full.
 
+        A batch may come in several calls, each for some of the variables: under
+        `keras_cool.MultiGradientMixin` they are the calls of one step, and elsewhere a batch ends
+        where a variable comes again. Each call takes a step when its batch fills the window.
+
         Args:
             grads: List of tensors or `None`, one for each variable and of its shape.
             trainable_variables: List of `keras.Variable`s. Defaults to those it was built on.
+
+        Raises:
+            ValueError: If there is no gradient at all, or a variable is not among those that the
+                optimizer was built on.
         """
         if not self.built:
             self.build(list(trainable_variables))
-        variables = trainable_variables or trainable_variables_of(self)
-        pairs = list(zip(grads, variables, strict=True))
-        self._reached.update(id(v) for g, v in pairs if g is not None)
-        self._given = frozenset(id(v) for v in variables)
-        self._window_is_added_up = self._added_up
-        pairs = [(g, v) for g, v in pairs if id(v) in self._reached]
-        if not pairs:
-            raise ValueError(
-                "No gradients provided for any variable: the loss depends on none of "
-                f"{[v.path for v in variables]}. Compute it from the model's output."
-            )
-        gradients = [ops.zeros(v.shape, v.dtype) if g is None else g for g, v in pairs]
-        gradients = backend.gradients_of_all_replicas(gradients)
-        weight = self._weight
+        batch = self.present_batch
+        variables = list(trainable_variables or trainable_variables_of(self))
+        self._check_variables(variables)
+        given = [v for v in batch.variables or variables if v.trainable and is_trained_by(self, v)]
+        pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
+        present = [v for _, v in pairs]
+        self._check_gradients(present, given)
+        gradients, weight = backend.of_all_replicas([g for g, _ in pairs], batch.weight)
+        taken = None
         if self.non_finite == "skip_batch":
-            weight, gradients = self._without_non_finite(weight, gradients)
-        # A window starts by overwriting what the one before left: nothing is reset at its end.
-        first = self.batches.value == 0
-        accumulators = [self._accumulators[id(v)] for _, v in pairs]
-        backend.accumulate(accumulators, gradients, weight, first)
-        weight = ops.cast(weight, self._window_weight.dtype)
-        total = self._window_weight.value
-        self._window_weight.assign(ops.where(first, weight, total + weight))
-        batches = self.batches.value + 1
-        full = batches >= self._present_steps()
-        self.batches.assign(ops.where(full, 0, batches))
-        self._update_if(full, variables)
+            weight, gradients, taken = self._without_non_finite(weight, gradients)
+        fresh, factor = self._window.take_in(
+            self._mask([*given, *present]),
+            self._mask(present),
+            weight,
+            batch.adds_up,
+            taken,
+            self._now(),
+        )
+        places = self._places(present)
+        backend.accumulate(
+            [self._accumulators[i] for i in places], gradients, factor, fresh, places
+        )
+        certain = {id(v) for v in present}
+        others = [v for v in trainable_variables_of(self) if v.trainable and id(v) not in certain]
+        self._update_if(self._window.fills, present, others)
+
+    def begin_batch(self):
+        """Tells that the next call of `apply` belongs to another batch than the last one."""
+        self._window.begin_batch()
 
     def finish_window(self):
         """Deals with a window that is not full as `last_window` says; outside of a step.
@@ -196,48 +241,51 @@ class Accumulate(OptimizerWrapper):
         if self.last_window == "carry" or not self.built or not int(self.batches.numpy()):
             return
         if self.last_window == "update":
-            variables = trainable_variables_of(self)
-            variables = [v for v in variables if id(v) in self._given] or variables
-            backend.on_all_replicas(
-                self.batches, lambda: self._update_if(ops.convert_to_tensor(True), variables)
-            )
-        self.batches.assign(0)
+            for call in self._window.calls():
+                self._finish_call(call)
+        self._window.end()
 
     @contextlib.contextmanager
-    def weighing(self, weight, added_up=False):
-        """Within it the gradients that `apply` is given count by `weight`.
+    def counting(self, weight, adds_up=False, samples=1.0, variables=None):
+        """Within it the gradients that `apply` is given on this replica are those of this `Batch`.
 
-        Args:
-            weight: Scalar, a positive number or a tensor.
-            added_up: Boolean. If `True` the gradients of the window are added up with their
-                weights, and not divided by the sum of these. Defaults to `False`.
+        Args: As the attributes of `Batch`.
         """
-        outer = self._weight, self._added_up
-        self._weight, self._added_up = weight, added_up
+        replica = backend.replica()
+        outer = self._present.batches.get(replica)
+        self._present.batches[replica] = Batch(weight, adds_up, samples, variables)
         try:
             yield
         finally:
-            self._weight, self._added_up = outer
+            self._present.batches[replica] = outer
 
     def share(self):
         """A batch's share of the batches of a window, a scalar tensor."""
-        return 1.0 / ops.cast(self._present_steps(), self._window_weight.dtype)
+        return 1.0 / ops.cast(self._now(), "float32")
 
     @property
-    def batch_weight(self):
-        """The weight of the gradients that `apply` is being given, a number or a scalar tensor."""
-        return self._weight
+    def batches(self):
+        """The variable that counts the batches of the window that is being filled."""
+        return self._window.batches
+
+    @property
+    def present_batch(self):
+        """The `Batch` whose gradients `apply` is being given on this replica."""
+        return self._present.batches.get(backend.replica()) or ONE_OF_MANY
 
     @property
     def window_is_full(self):
         """Whether the step has filled a window, at the end of it: a scalar boolean tensor."""
-        return self.batches.value == 0
+        return self._window.is_complete
 
     def window_gradients(self):
-        """The mean gradients over the window that the last step has filled, a list of tensors."""
-        total = self._window_weight.value
-        values = [v.value for key, v in self._accumulators.items() if key in self._reached]
-        return [value / ops.cast(total, value.dtype) for value in values]
+        """The mean gradients over the window that the last step has filled, a list of tensors,
+        zeros where none reached a variable."""
+        factors, reached = ops.unstack(self._window.factors()), ops.unstack(self._window.reached)
+        return [
+            _zero_unless(r, a.value * ops.cast(f, a.dtype))
+            for a, f, r in zip(self._accumulators, factors, reached, strict=True)
+        ]
 
     def step_logs(self):
         """What a step adds to the logs: a dictionary of names and scalar tensors."""
@@ -267,41 +315,120 @@ class Accumulate(OptimizerWrapper):
             steps = keras.saving.deserialize_keras_object(steps, custom_objects)
         return super().from_config({**config, "steps": steps}, custom_objects)
 
-    def _present_steps(self):
+    def _now(self):
+        """The number of batches of the present window, a scalar integer."""
         if self._schedule is None:
             return self._steps.value
         steps = ops.convert_to_tensor(self._schedule(self.iterations.value))
         return ops.maximum(ops.cast(ops.round(ops.cast(steps, "float32")), "int32"), 1)
 
+    def _window_variable(self, name, shape, dtype):
+        return self.add_variable(
+            shape=shape, dtype=dtype, aggregation="only_first_replica", name=f"window_{name}"
+        )
+
+    def _places(self, variables):
+        return [variable_index(self, v) for v in variables]
+
+    def _mask(self, variables):
+        mask = np.zeros(len(self._accumulators), bool)
+        mask[self._places(variables)] = True
+        return mask
+
+    def _check_variables(self, variables):
+        unknown = [v.path for v in variables if not is_trained_by(self, v)]
+        if unknown:
+            raise ValueError(
+                f"Accumulate was built on other variables than {unknown}. Make a new one for "
+                "them, and compile the model with it; or build it on all of them before training, "
+                "optimizer.build(variables)."
+            )
+
+    def _check_gradients(self, present, given):
+        reached = {id(v) for v in present}
+        missing = [v.path for v in given if id(v) not in reached]
+        if not present:
+            raise ValueError(
+                "No gradients provided for any variable: the loss depends on none of "
+                f"{missing}. Compute it from the model's output."
+            )
+        if missing:
+            warnings.warn(
+                f"Gradients do not exist for variables {missing} when minimizing the loss. They "
+                "stay as they are in a window none of whose batches reaches them.",
+                stacklevel=3,
+            )
+
     def _without_non_finite(self, weight, gradients):
         gradients = [ops.convert_to_tensor(g) for g in gradients]  # sparse ones too
-        weight = ops.cast(weight, self._window_weight.dtype)
         finite = backend.all_finite(gradients)
         self.skipped_batches.assign_add(ops.cast(ops.logical_not(finite), "int32"))
-        gradients = [ops.where(finite, g, ops.zeros_like(g)) for g in gradients]
-        return ops.where(finite, weight, ops.zeros_like(weight)), gradients
+        weight = _zero_unless(finite, ops.cast(weight, "float32"))
+        return weight, [_zero_unless(finite, g) for g in gradients], finite
 
-    def _update_if(self, full, variables):
-        """Takes the step with the mean over the window, if that is `full`, and finite."""
-        weight = self._window_weight.value
-        reached = [self._accumulators[id(v)].value for v in variables if id(v) in self._reached]
-        if self.non_finite == "skip_batch":  # without weight where all batches were left out
-            ready = backend.all_finite_if(ops.logical_and(full, weight > 0), reached)
+    def _finish_call(self, call):
+        """Updates the variables of one call with what the window holds of them."""
+        reached = backend.known_values(self._window.reached)
+        variables = trainable_variables_of(self)
+        present = [
+            v for v, c, r in zip(variables, call, reached, strict=True) if c and r and v.trainable
+        ]
+        if present:
+            full = ops.convert_to_tensor(True)
+            backend.on_all_replicas(self.batches, lambda: self._update_if(full, present, []))
+
+    def _update_if(self, full, present, perhaps):
+        """Takes the step with the means over the window, if that is `full`, and they are finite.
+
+        Args:
+            full: Scalar boolean tensor.
+            present: List of the variables that the window has reached.
+            perhaps: List of those that it may have reached, with the present batch or without.
+        """
+        reached = self._window.reached
+        known = backend.known_values(self._window.is_of_step()) if perhaps else None
+        if known is not None:
+            present = [*present, *(v for v in perhaps if known[variable_index(self, v)])]
+            perhaps = []
+        is_of_step = ops.unstack(self._window.is_of_step()) if perhaps else []
+        perhaps = [(v, is_of_step[variable_index(self, v)]) for v in perhaps]
+
+        def sums():
+            accumulators = [self._accumulators[i].value for i in self._places(present)]
+            return accumulators + [
+                _zero_unless(known, self._accumulators[variable_index(self, v)].value)
+                for v, known in perhaps
+            ]
+
+        if self.non_finite == "skip_batch":  # of a window whose batches were all left out
+            some = ops.any(ops.logical_and(reached, self._mask(present + [v for v, _ in perhaps])))
+            ready = backend.all_finite_if(ops.logical_and(full, some), sums)
         else:
-            ready = backend.all_finite_if(full, reached)
+            ready = backend.all_finite_if(full, sums)
 
         def update():
-            total = ops.ones_like(weight) if self._window_is_added_up else weight
-            factor = ops.divide_no_nan(ops.ones_like(total), total * backend.number_of_replicas())
-            self.inner_optimizer.apply([self._mean(v, factor) for v in variables], variables)
+            variables = [*present, *(v for v, _ in perhaps)]
+            factors = ops.unstack(self._window.factors() / backend.number_of_replicas())
+            means = [
+                ops.cast(total * ops.cast(factors[i], total.dtype), v.dtype)
+                for v, i, total in zip(variables, self._places(variables), sums(), strict=True)
+            ]
+            untouched = [Untouched(self.inner_optimizer, v, known) for v, known in perhaps]
+            self._apply_inner(means, variables)
+            for variable in untouched:
+                variable.put_back()
 
         backend.apply_if(ready, update)
         skipped = ops.logical_and(full, ops.logical_not(ready))
         self.skipped_steps.assign_add(ops.cast(skipped, "int32"))
 
-    def _mean(self, variable, factor):
-        if id(variable) not in self._reached:
-            return None
-        accumulator = self._accumulators[id(variable)].value
-        mean = accumulator * ops.cast(factor, accumulator.dtype)
-        return ops.cast(mean, variable.dtype)
+    def _apply_inner(self, gradients, variables):
+        if isinstance(self.inner_optimizer, keras.optimizers.MultiOptimizer):  # wants all of them
+            given = {id(v): g for v, g in zip(variables, gradients, strict=True)}
+            variables = trainable_variables_of(self)
+            gradients = [given.get(id(v)) for v in variables]
+        self.inner_optimizer.apply(gradients, variables)
+
+
+def _zero_unless(condition, tensor):
+    return ops.where(condition, tensor, ops.zeros_like(tensor))

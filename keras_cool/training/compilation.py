@@ -2,8 +2,9 @@
 
 import keras
 
+from keras_cool.optimizers_of import accumulating_optimizers
 from keras_cool.training.microbatches import Microbatches
-from keras_cool.training.step import accumulating_optimizer, multi_gradient_method
+from keras_cool.training.step import multi_gradient_method
 
 
 class Compilation:
@@ -61,12 +62,10 @@ class Compilation:
 
     def share_seeds(self):
         """Lets an optimizer of keras_cool save the model's random seeds with its own state."""
-        for optimizer in (
-            multi_gradient_method(self.optimizer),
-            accumulating_optimizer(self.optimizer),
-        ):
-            if optimizer is not None:
-                optimizer.save_seeds_of(self)
+        method = multi_gradient_method(self.optimizer)
+        # One file holds the seeds once: under a `MultiOptimizer` the first `Accumulate` does.
+        for optimizer in [method] if method else accumulating_optimizers(self.optimizer)[:1]:
+            optimizer.save_seeds_of(self)
 
     def _has_this_compile(self):
         own = type(self).compile is Compilation.compile

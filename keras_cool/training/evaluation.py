@@ -26,8 +26,8 @@ class Evaluation:
             unscaled.
         summarise: A function `summarise(*batch, loss, aux)` that updates metrics and returns the
             logs, or `None`. It is called in the first evaluation.
-        window_share: The batch's share of the samples that an update is made of, where that is made
-            of several batches, or `None`.
+        window_share: The batch's share of the batches that an update is made of, a number or a
+            scalar tensor.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Evaluation:
         variables,
         scale_loss,
         summarise=None,
-        window_share=None,
+        window_share=1.0,
     ):
         self.variables = variables
         self.loss = None
@@ -46,8 +46,9 @@ class Evaluation:
         self.updates = []
         self.missing = [True] * len(variables)
         self.count = 0
-        self.normaliser = None
+        self.divisor = None  # of the loss, see `WholeBatchLosses`
         self.is_a_sum = False
+        self.has_several_divisors = False
         self._loss_function = loss_function
         self._batch = batch
         self._scale_loss = scale_loss
@@ -115,33 +116,38 @@ class Evaluation:
 
     def _compute(self, point, differentiate=True):
         """Gives `(loss, aux, logs, gradients)`, those of the scaled loss."""
-        losses = WholeBatchLosses(1.0 if self._window_share is None else self._window_share)
-        result = self._part(point, self._batch, losses, differentiate=differentiate)
-        self.normaliser = losses.only_normaliser(losses.normalisers)
-        self.is_a_sum = losses.is_a_sum
+        losses = WholeBatchLosses(1.0, window_share=self._window_share)
+        *result, divisor = self._part(point, self._batch, losses, differentiate=differentiate)
+        self._note_weight(losses, divisor)
         return result
 
+    def _note_weight(self, losses, divisor):
+        self.divisor = divisor
+        self.is_a_sum = losses.is_a_sum
+        self.has_several_divisors = losses.have_several_divisors
+
     def _part(self, point, batch, losses, share=None, differentiate=True):
-        """Gives `(loss, aux, logs, gradients)` of a part of the batch; the gradients are those of
-        the loss times `share`, or an empty list."""
+        """Gives `(loss, aux, logs, gradients, divisor)` of a part of the batch; the gradients are
+        those of the loss times `share`, or an empty list."""
 
         def objective():
             with losses.correcting():
                 loss, aux = self._loss_function(*batch)
             weighted = loss if share is None else loss * ops.cast(share, loss.dtype)
-            return self._scale_loss(weighted), (loss, aux)
+            return self._scale_loss(weighted), (loss, aux, losses.divisor)
 
         if differentiate:
-            (_, (loss, aux)), gradients = value_and_grad_at(objective, self.variables)(point)
+            (_, results), gradients = value_and_grad_at(objective, self.variables)(point)
         else:
             with OverlayScope(zip(self.variables, point, strict=True)) as scope:
-                (_, (loss, aux)), gradients = objective(), []
+                (_, results), gradients = objective(), []
             for variable, value in scope.updates:
                 variable.assign(value)
+        loss, aux, divisor = results
         if self._summarise is None:
-            return loss, aux, None, gradients
+            return loss, aux, None, gradients, divisor
         logs = self._summarise(*batch, loss, aux) if self.loss is None else None
-        return loss, None, logs, gradients
+        return loss, None, logs, gradients, divisor
 
 
 def unscale(gradients, scale_loss):

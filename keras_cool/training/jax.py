@@ -3,7 +3,7 @@
 import contextlib
 
 from keras_cool.keras_private import OverlayScope
-from keras_cool.optimizers.optimizers_of import optimizers_of
+from keras_cool.optimizers_of import optimizers_of
 
 
 class BackendStep:

@@ -92,21 +92,20 @@ class MicrobatchEvaluation(Evaluation):
         missing = [True] * len(self.variables)
 
         def body(state, microbatch, share):
-            of_window = share
-            if self._window_share is not None:
-                of_window = self._window_share * ops.cast(share, self._window_share.dtype)
-            losses = WholeBatchLosses(of_window, totals)
+            losses = WholeBatchLosses(share, totals, self._window_share)
             first = not result
             with OverlayScope(zip(assigned, state, strict=True)) as scope:
-                loss, aux, logs, gradients = self._part(
+                loss, aux, logs, gradients, divisor = self._part(
                     point, pack(microbatch), losses, share, differentiate
                 )
             _note_assigned(assigned, scope, first)
             missing[:] = [m and g is None for m, g in zip(missing, gradients, strict=False)]
-            result.update(aux=aux, logs=logs, losses=losses)
+            result.update(aux=aux, logs=logs, losses=losses, divisor=divisor)
             scalars, rows = _split_aux(aux, microbatch[0])
             sums = [densify(g, p) for g, p in zip(gradients, differentiated, strict=True)]
             sums += [s * ops.cast(share, s.dtype) for s in [loss, *scalars]]
+            if divisor is not None:
+                sums.append(divisor)
             if observed:
                 sums += [observer.measure_part(gradients, share) for observer in observed]
                 sums.append(ops.ones(()))
@@ -121,11 +120,10 @@ class MicrobatchEvaluation(Evaluation):
         )
         for variable, value in zip(assigned, new_state, strict=True):
             variable.assign(value)
-        self.normaliser = result["losses"].only_normaliser(totals)
-        self.is_a_sum = result["losses"].is_a_sum
-
         if observed:
             sums, self._measured = sums[: -len(observed) - 1], sums[-len(observed) - 1 :]
+        divisor = None if result["divisor"] is None else sums.pop()
+        self._note_weight(result["losses"], divisor)
         gradients = [
             None if absent else ops.cast(g, p.dtype)
             for g, p, absent in zip(sums, differentiated, missing, strict=False)

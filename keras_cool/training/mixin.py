@@ -1,6 +1,5 @@
 """`MultiGradientMixin`: training steps with several gradients, written once for all backends."""
 
-import contextlib
 import inspect
 import warnings
 
@@ -16,19 +15,19 @@ from keras_cool.keras_private import (
     training_loss,
     unscaled_for_replicas,
 )
+from keras_cool.optimizers_of import accumulating_optimizers, may_accumulate, optimizers_of
+from keras_cool.training import batch_weights
 from keras_cool.training.backend_step import BackendStep
 from keras_cool.training.compilation import Compilation
 from keras_cool.training.evaluation import Evaluation, rescale
 from keras_cool.training.extended_step import ExtendedStep
 from keras_cool.training.microbatch_evaluation import MicrobatchEvaluation
 from keras_cool.training.step import (
-    accumulating_optimizer,
     assign,
     check_no_overwriting,
     multi_gradient_method,
     take_estimated_step,
     take_plain_step,
-    window_share,
 )
 
 
@@ -122,7 +121,7 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
         counter = method or (self._microbatches if self.trainable_variables else None)
         if counter is not None:
             check_no_overwriting(self.trainable_variables)
-        if counter is None or accumulating_optimizer(self.optimizer) is not None:
+        if counter is None or accumulating_optimizers(self.optimizer):
             return take_plain_step(self, evaluation)
         return take_estimated_step(self, evaluation, counter)
 
@@ -173,6 +172,7 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
         )
         loss, gradients = evaluation.raw([v.value for v in variables])
         assign(evaluation.updates)
+        batch_weights.note(evaluation, optimizer)
         if evaluation.has_measured_parts:
             present = [g for g in gradients if g is not None]
             evaluation.show_parts(backend.gradients_of_all_replicas(present))
@@ -194,9 +194,11 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
                 `self.value_and_grad` too; without one, gradients that are not finite are dropped.
         """
         optimizer = self.optimizer if optimizer is None else optimizer
-        if optimizer is self.optimizer:
-            self.show_gradients(gradients, variables, of_all_replicas=False)
-        self.update_by(optimizer, gradients, variables)
+        with batch_weights.counting(optimizer, variables):
+            if optimizer is self.optimizer:
+                self.show_gradients(gradients, variables, of_all_replicas=False)
+            self.update_by(optimizer, gradients, variables)
+        batch_weights.forget(variables)
 
     def update_by(self, optimizer, gradients, variables):
         """Lets an optimizer update variables, as `apply_gradients`, unseen by the callbacks.
@@ -229,7 +231,7 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
         names = list(inspect.signature(super().fit).parameters)
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         self.keep_step_callbacks(given.get("callbacks") or [])
-        accumulates = accumulating_optimizer(getattr(self, "optimizer", None)) is not None
+        accumulates = may_accumulate(*optimizers_of(self))
         callbacks = with_own_callbacks(
             given.get("callbacks"), accumulates, given.get("verbose", "auto")
         )
@@ -261,10 +263,15 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
             for a plain optimizer.
         """
         optimizer = getattr(self, "optimizer", None)
-        counter = multi_gradient_method(optimizer) or accumulating_optimizer(optimizer)
-        if counter is None and self._microbatches is not None and self._microbatches.have_counted:
-            counter = self._microbatches
-        return {} if counter is None else as_numbers(counter.step_logs())
+        method, accumulates = multi_gradient_method(optimizer), accumulating_optimizers(optimizer)
+        counters = [method] if method is not None else accumulates
+        if not counters and self._microbatches is not None and self._microbatches.have_counted:
+            counters = [self._microbatches]
+        counts: dict = {}
+        for counter in counters:  # several `Accumulate`s in a `MultiOptimizer`
+            for name, value in as_numbers(counter.step_logs()).items():
+                counts[name] = counts.get(name, 0) + value
+        return counts
 
     def takes_plain_step(self):
         """Whether Keras' own `train_step` does all that is asked of this model."""
@@ -274,7 +281,7 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
             and not self.step_callbacks
             and self._microbatches is None
             and multi_gradient_method(self.optimizer) is None
-            and accumulating_optimizer(self.optimizer) is None
+            and not accumulating_optimizers(self.optimizer)
         )
 
     def run_step(self, data):
@@ -289,11 +296,7 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
         self.check_no_train_step()
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self._loss_is_tracked = False
-        accumulate = accumulating_optimizer(self.optimizer)
-        weighing = contextlib.nullcontext()
-        if accumulate is not None:
-            weighing = accumulate.weighing(batch_size(x))
-        with self._extended(), weighing:
+        with self._extended(), batch_weights.step_of(batch_size(x), optimizers_of(self)):
             logs = self.multi_gradient_step(x, y, sample_weight)
         if "loss" in logs and not self._loss_is_tracked:
             self._track_loss(logs["loss"], x)
@@ -313,7 +316,7 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
     def _evaluation(self, loss_function, batch, variables, optimizer, summarise=None):
         scale_loss = optimizer.scale_loss if optimizer else _no_scale
         arguments = (loss_function, batch, variables, scale_loss, summarise)
-        share = window_share(optimizer)
+        share = batch_weights.window_share(optimizer)
         if self._microbatches is None or not keras.tree.flatten(batch):
             return Evaluation(*arguments, window_share=share)
         observers = self.part_observers() if optimizer is self.optimizer else []

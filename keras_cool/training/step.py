@@ -7,6 +7,8 @@ from keras import ops
 
 from keras_cool import backend
 from keras_cool.keras_private import OverlayScope
+from keras_cool.optimizers_of import accumulating_optimizers
+from keras_cool.training.batch_weights import note
 
 
 def take_plain_step(model, evaluation):
@@ -18,15 +20,14 @@ def take_plain_step(model, evaluation):
     """
     variables = evaluation.variables
     _, gradients = evaluation.raw([v.value for v in variables])
-    accumulate = accumulating_optimizer(model.optimizer)
     updates = evaluation.updates
-    if accumulate is not None:
+    if accumulating_optimizers(model.optimizer):
         weights = {id(v) for v in model.weights}
         updates = [(v, _if_finite(v, value) if id(v) in weights else value) for v, value in updates]
     assign(updates)
     if variables:
-        with _weighing(accumulate, evaluation):
-            model.apply_gradients(gradients, variables)
+        note(evaluation, model.optimizer)
+        model.apply_gradients(gradients, variables)
     return evaluation.logs
 
 
@@ -88,18 +89,9 @@ def take_estimated_step(model, evaluation, counter):
 
 def multi_gradient_method(optimizer):
     """The multi-gradient optimizer that `optimizer` is or wraps, or `None`."""
-    return _inside_loss_scale(optimizer, "estimate_gradient")
-
-
-def accumulating_optimizer(optimizer):
-    """The `Accumulate` that `optimizer` is or wraps, or `None`."""
-    return _inside_loss_scale(optimizer, "weighing")
-
-
-def window_share(optimizer):
-    """A batch's share of the batches that an update is made of, or `None`: there is just one."""
-    accumulate = accumulating_optimizer(optimizer)
-    return None if accumulate is None else accumulate.share()
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    return optimizer if hasattr(optimizer, "estimate_gradient") else None
 
 
 def assign(updates):
@@ -117,21 +109,6 @@ def check_no_overwriting(variables):
             "which cannot be added up over micro-batches or points. Compile the model without "
             "`microbatch_size` and with a plain Keras optimizer."
         )
-
-
-def _inside_loss_scale(optimizer, attribute):
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        optimizer = optimizer.inner_optimizer
-    return optimizer if hasattr(optimizer, attribute) else None
-
-
-def _weighing(accumulate, evaluation):
-    """The context in which the gradient counts by the normaliser of its loss, if it has one."""
-    if accumulate is not None and evaluation.is_a_sum:
-        return accumulate.weighing(accumulate.share(), added_up=True)
-    if accumulate is None or evaluation.normaliser is None:
-        return contextlib.nullcontext()
-    return accumulate.weighing(evaluation.normaliser)
 
 
 def _if_finite(variable, value):

@@ -18,33 +18,43 @@ class WholeBatchLosses:
     `sum` loss by \(1 / s_j\), and a loss with the normaliser \(z_j\) (the sum of a mask, or of the
     sample weights under `mean_with_sample_weight`) by \(z_j / (s_j \sum_i z_i)\).
 
+    Where several wholes make up the window of an update, only a `sum` loss has to know of it: the
+    others are means over the whole, which the optimizer weights by their `divisor`.
+
     Args:
         share: The part's share of the samples, a number or a scalar tensor.
         totals: List of the whole's normalisers \(\sum_i z_i\), one for each loss that has one, in
             the order in which they are computed; or `None` where they are not to be had, and such
             a loss stays as it is.
+        window_share: The whole's share of the window, a number or a scalar tensor.
     """
 
-    def __init__(self, share, totals=None):
+    def __init__(self, share, totals=None, window_share=1.0):
         self.normalisers = []
-        self.reductions = 0
-        self.sums = 0
+        self.divisor = None
+        self._reductions = 0
+        self._sums = 0
         self._share = share
         self._totals = totals
+        self._window_share = window_share
 
     def correcting(self):
-        """The context in which the losses of the part are computed."""
-        return ReducingLosses(self._reduce)
+        """The context in which the losses of the part are computed.
 
-    def only_normaliser(self, normalisers):
-        """The normaliser of the only loss of the part, one of the list `normalisers`; `None` where
-        it is the number of samples, or where there are several losses."""
-        return normalisers[0] if normalisers and self.reductions == 1 else None
+        `divisor` is afterwards what the first of them is divided by, a scalar tensor: the number
+        of its values, or its normaliser.
+        """
+        return ReducingLosses(self._reduce)
 
     @property
     def is_a_sum(self):
         """Whether all losses of the part are `sum` losses."""
-        return 0 < self.sums == self.reductions
+        return 0 < self._sums == self._reductions
+
+    @property
+    def have_several_divisors(self):
+        """Whether the losses may be divided by numbers that are not in proportion."""
+        return self._reductions > 1 and bool(self.normalisers)
 
     def _reduce(self, keras_reduction, values, sample_weight, mask, reduction, dtype):
         masked = mask is not None and sample_weight is not None
@@ -53,11 +63,15 @@ class WholeBatchLosses:
         loss = keras_reduction(values, weights, mask, reduction, dtype)
         if reduction in (None, "none") or len(ops.shape(values)) == 0:
             return loss
-        self.reductions += 1
+        self._reductions += 1
         if reduction == "sum":
-            self.sums += 1
-            return loss / ops.cast(self._share, loss.dtype)
+            self._sums += 1
+            share = ops.cast(self._share, loss.dtype) * ops.cast(self._window_share, loss.dtype)
+            return loss / share
         normaliser = _normaliser(sample_weight, mask, reduction, loss.dtype)
+        if self.divisor is None:
+            divisor = ops.size(values) if normaliser is None else normaliser
+            self.divisor = ops.cast(divisor, "float32")
         if normaliser is None:
             return loss
         self.normalisers.append(normaliser)

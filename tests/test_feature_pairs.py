@@ -1,0 +1,174 @@
+"""Features that are documented to go together, by pairs: each equals the plain large batch.
+
+A new kind of loss joins with a row of `LOSSES`, and a new way of training with a line of `WAYS`.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import pytest
+import soft_batch_rows as table
+
+import keras_cool as kc
+
+BACKEND = keras.backend.backend()
+
+# Rows of the table of soft batches: what a loss is divided by, and what else a window has to weigh.
+LOSSES = [
+    row
+    for row in table.ROWS
+    if row.name
+    in {
+        "sample weights",
+        "class weights",
+        "mean_with_sample_weight loss",
+        "sum loss",
+        "two sum losses, last window not full",
+        "L2 regulariser, sum loss",
+        "activity regulariser",
+        "masked sequence, unequal lengths",
+        "masked sequence, weights of steps",
+        "the same, mean_with_sample_weight loss",
+        "masked and unmasked output",
+        "two outputs with loss weights",
+        "last batch smaller",
+    }
+]
+
+
+class OwnStep(kc.Model):
+    """The default step, written out as users write it, in two calls of the optimizer."""
+
+    def multi_gradient_step(self, x, y, sample_weight):
+        def loss_function(x, y, sample_weight):
+            return self.compute_loss(x, y, self(x, training=True), sample_weight)
+
+        variables = self.trainable_variables
+        loss, gradients = self.value_and_grad(loss_function, variables, batch=(x, y, sample_weight))
+        self.apply_gradients(gradients[:2], variables[:2])
+        self.apply_gradients(gradients[2:], variables[2:])
+        return {"loss": loss}
+
+
+def injected(inputs, outputs):
+    return kc.inject(keras.Model(inputs, outputs))
+
+
+def one_device():
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def several_devices():
+    if BACKEND == "torch":
+        pytest.skip("Keras trains on one device under PyTorch")
+    if BACKEND == "tensorflow":
+        from replicas import mirrored_strategy
+
+        with mirrored_strategy().scope():
+            yield
+        return
+    keras.distribution.set_distribution(keras.distribution.DataParallel())
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(None)
+
+
+def divisible(data):
+    """Batches of which each device gets as many samples, as Keras on JAX wants them."""
+    size = len(data["x"]) // 4 * 4
+    return keras.tree.map_structure(
+        lambda values: values[:size] if hasattr(values, "shape") else values, data
+    )
+
+
+def accumulating(steps):
+    return lambda optimizer: kc.optimizers.Accumulate(optimizer, steps)
+
+
+def scaled(optimizer):
+    """`apply` of a `LossScaleOptimizer` runs in threads of their own under a strategy."""
+    return keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0**7)
+
+
+def with_heun(optimizer):
+    return kc.optimizers.Heun(optimizer)
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A way to train with what is the large batch.
+
+    Attributes:
+        batch_size: The number of samples that `fit` is given at a time.
+        like: Which entry of `row.inexact` says what it cannot express, or `None`.
+        model: Makes the model of inputs and outputs.
+        wrap: Makes the optimizer of the row's own.
+        microbatch_size: As for `compile`.
+        scope: The context in which the model is made and trained.
+        reference: What wraps the optimizer that the large batch is trained with.
+        reference_scope: The context in which that is done.
+    """
+
+    batch_size: int
+    like: str | None
+    model: Callable = kc.Model
+    wrap: Callable = lambda optimizer: optimizer
+    microbatch_size: int | None = None
+    scope: Callable = one_device
+    reference: Callable = lambda optimizer: optimizer
+    reference_scope: Callable = one_device
+
+
+SMALL, LARGE = table.SMALL, table.LARGE
+WINDOW = "Accumulate, mixin"
+
+WAYS = {
+    "micro-batches in windows": Way(LARGE // 2, WINDOW, wrap=accumulating(2), microbatch_size=12),
+    "own step, windows": Way(SMALL, WINDOW, OwnStep, accumulating(4)),
+    "own step, micro-batches": Way(LARGE, None, OwnStep, microbatch_size=SMALL),
+    "own step, both": Way(LARGE // 2, WINDOW, OwnStep, accumulating(2), SMALL),
+    "injected, windows": Way(SMALL, WINDOW, injected, accumulating(4)),
+    "loss scale, windows": Way(SMALL, WINDOW, wrap=lambda o: scaled(accumulating(4)(o))),
+    "Heun, micro-batches": Way(
+        LARGE, None, wrap=with_heun, microbatch_size=12, reference=with_heun
+    ),
+    "replicas, windows": Way(SMALL, WINDOW, wrap=accumulating(4), scope=several_devices),
+    "replicas, loss scale, windows": Way(
+        SMALL, WINDOW, wrap=lambda o: scaled(accumulating(4)(o)), scope=several_devices
+    ),
+    # Keras' own mean over replicas is that of their means: the same large batch on the same ones.
+    "replicas, micro-batches": Way(
+        LARGE, None, microbatch_size=8, scope=several_devices, reference_scope=several_devices
+    ),
+}
+
+_expected: dict = {}
+
+
+def of_the_large_batch(row, way):
+    key = row.name, len(row.data()["x"]), way.reference, way.reference_scope
+    if key not in _expected:
+        model = keras.Model if way.reference is Way.reference else kc.Model
+        with way.reference_scope():
+            _expected[key], _ = table.weights_after(row, model, LARGE, way.reference)
+    return _expected[key]
+
+
+@pytest.mark.filterwarnings("ignore:The model has several losses")
+@pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
+@pytest.mark.parametrize("row", LOSSES, ids=lambda row: row.name)
+def test_a_pair_equals_the_large_batch(row, way, monkeypatch):
+    if way.like in row.inexact:
+        return
+    monkeypatch.setattr(table, "EPOCHS", 1)
+    if several_devices in (way.scope, way.reference_scope):
+        row = dataclasses.replace(row, data=lambda data=row.data: divisible(data()))
+    expected = of_the_large_batch(row, way)
+    options = {"microbatch_size": way.microbatch_size} if way.microbatch_size else {}
+    with way.scope():
+        weights, _ = table.weights_after(row, way.model, way.batch_size, way.wrap, **options)
+    assert table.relative_difference(weights, expected) <= max(row.tolerance, 2e-6)
