@@ -20,8 +20,8 @@ class Evaluate(keras.callbacks.Callback):
     """Evaluates the model by a function in plain Python, and keeps the model that is best by it.
 
     The function is called between two steps, where no tensor metric can be: it may translate, rank,
-    call `model.predict` or `model.evaluate`, or use another library. Training goes on as if it had
-    not been called. What it returns joins the logs, where `EarlyStopping`, `ModelCheckpoint`,
+    call `model.predict` or `model.evaluate`, or use another library. Training continues as if it
+    had not been called. What it returns joins the logs, where `EarlyStopping`, `ModelCheckpoint`,
     `ReduceLROnPlateau`, `CSVLogger`, `TensorBoard`, the history and the progress bar find it as
     they find a metric.
 
@@ -32,10 +32,10 @@ class Evaluate(keras.callbacks.Callback):
     metric "is not available".
 
     The best value, its epoch, the patience and the count of the steps are saved with the weights,
-    so `keras.callbacks.BackupAndRestore` goes on with them. The best weights are those in the
-    file `save_best`; without it they are in memory alone and lost when the process ends.
+    so `keras.callbacks.BackupAndRestore` resumes with them. The best weights are those in the
+    file `save_best`; without it they are only in memory, and lost when the process ends.
 
-    What the function raises goes on, with a note that names the callback and the epoch. NaN is
+    Exceptions in the function propagate, with a note that names the callback and the epoch. NaN is
     never the best; a warning says so once.
 
     Example:
@@ -73,7 +73,7 @@ class Evaluate(keras.callbacks.Callback):
             to `None`.
         restore_best: Boolean. Whether the model gets its best weights back at the end of the
             training, from `save_best` or from memory. As in `EarlyStopping` these are the
-            weights alone: the optimizer stays as it is. Defaults to `False`.
+            weights only: the optimizer stays as it is. Defaults to `False`.
         patience: Positive integer or `None`. Training stops after so many evaluations in a row that
             were not better than the best. Defaults to `None`.
 
@@ -200,7 +200,7 @@ class Evaluate(keras.callbacks.Callback):
             self._has_warned = True
             warnings.warn(
                 f"{self._title} got NaN {when}. It is in the logs, and is never the best; training "
-                "goes on. Further NaN are not warned about.",
+                "continues. Further NaN are not warned about.",
                 stacklevel=2,
             )
         sign = 1 if self.mode == "max" else -1
@@ -225,7 +225,7 @@ class Evaluate(keras.callbacks.Callback):
 
     def _warn_of_lost_weights(self):
         warnings.warn(
-            f"{self._title} goes on after an interruption, with {self.best:g} as the best value, "
+            f"{self._title} resumes after an interruption, with {self.best:g} as the best value, "
             "and the weights of it are gone. The model keeps its last weights unless a better "
             "value comes. With Evaluate(..., save_best='best.weights.h5') and the file in its "
             "place they survive.",

@@ -40,7 +40,7 @@ class GradientNoiseScale(StepCallback):
 
     The parts are the micro-batches of a model that was compiled with `microbatch_size`, or the
     batches of a window of `keras_cool.optimizers.Accumulate` on a model with
-    `keras_cool.MultiGradientMixin`. In a `multi_gradient_step` of one's own they are those of the
+    `keras_cool.MultiGradientMixin`. In a `multi_gradient_step` of your own they are those of the
     first `self.value_and_grad(..., batch=...)`, or what `self.apply_gradients` is given.
 
     On JAX under `keras.distribution` a micro-batch has `microbatch_size` samples of each device.

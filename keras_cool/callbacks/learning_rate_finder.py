@@ -42,18 +42,18 @@ class LearningRateFinder(keras.callbacks.Callback):
     The test ends after `steps` updates, or as soon as the smoothed loss is above `divergence` times
     its best or a loss is not finite. Then training stops, with everything as it was: weights,
     optimizer, learning rate or schedule, the state and seeds of layers, and the random generators
-    of Python, NumPy, PyTorch and Keras. A `fit` after it gives the same weights, to the bit, as one
-    without it. So it is if an error or Ctrl-C ends the test.
+    of Python, NumPy, PyTorch and Keras. A `fit` after it gives the same weights, bit for bit, as
+    one without it, also if an error or Ctrl-C ends the test.
 
     The suggestion is the rate where \(s\) falls fastest over \(\log r\): where the stretch of
     \(1 / (1 - \beta)\) updates begins that it falls most in, before its minimum.
 
     Give the test a `fit` of its own: what other callbacks do meanwhile (files, logs, the state of
-    early stopping) is theirs. In the logs `loss` is that of the last update alone. Under
+    early stopping) is theirs. In the logs `loss` is that of the last update only. Under
     `keras_cool.optimizers.Accumulate`, and `gradient_accumulation_steps` of Keras, the rate grows
     once an update, and the loss is that of the whole window. What a source of data keeps itself, as
-    a generator does or a shuffled `tf.data.Dataset`, goes on. On TensorFlow the model has to be
-    built before.
+    a generator does or a shuffled `tf.data.Dataset`, is not put back. On TensorFlow build the model
+    first.
 
     Example:
 

@@ -49,9 +49,9 @@ class Rescue(keras.callbacks.Callback):
 
     If there is, weights, optimizer, layer state, metrics and the model's random seeds go back to
     the last good state, the learning rate (or schedule) that led there is multiplied by `factor`,
-    and training goes on with the next batches. It does not go back to the old ones: a loss often
+    and training continues with the next batches. It does not repeat the old ones: a loss often
     explodes where one state meets certain batches, and does not if others follow. The generators
-    that the order of data is drawn from (NumPy's, PyTorch's) go on too. A rate that was raised
+    that the order of data is drawn from (NumPy's, PyTorch's) continue too. A rate that was raised
     since does not stay above that of the state. The momentum of SGD and RMSprop, a sum of steps at
     the rate before, is lowered with the rate.
 
@@ -69,9 +69,9 @@ class Rescue(keras.callbacks.Callback):
     A step size that the optimizer controls itself is lowered once and controlled from there. A
     `LearningRateScheduler` that does not start from the present rate undoes the lowering.
 
-    As long as there is no trouble it changes nothing: the weights are those without it, to the bit.
+    As long as there is no trouble it changes nothing: the weights are bit for bit those without it.
     Put it first, so that the callbacks after it see the good state. Its counts and losses are saved
-    with the weights, so that `keras.callbacks.BackupAndRestore` goes on with them.
+    with the weights, so that `keras.callbacks.BackupAndRestore` resumes with them.
 
     Example:
 

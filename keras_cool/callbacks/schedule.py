@@ -30,7 +30,7 @@ class Schedule(StepCallback):
     `weight_decay`, `rho` or `learning_rate` of an optimizer, `rate` of a layer, `l2` of a
     regulariser, a number of a loss of your own.
 
-    The model is given `keras_cool.MultiGradientMixin` if it has not got it, as by
+    The model is given `keras_cool.MultiGradientMixin` if it lacks it, as by
     `keras_cool.inject`.
 
     Example:

@@ -31,8 +31,8 @@ class Trajectory(keras.callbacks.Callback):
     than `maximum_points`: when there would be, every second one is dropped and from then on
     half as many are recorded.
 
-    A training that `keras.callbacks.BackupAndRestore` takes up again goes on with the path if it
-    has a `file`. Without one it warns, and the path begins anew.
+    A training that `keras.callbacks.BackupAndRestore` resumes continues the path if it has a
+    `file`. Without one it warns, and the path starts again.
 
     Example:
 
@@ -56,7 +56,7 @@ class Trajectory(keras.callbacks.Callback):
         dtype: String, the floating-point type in which points are kept. Defaults to `"float32"`.
         file: String or `Path` that ends with `.npy`. The points are kept in this file instead of in
             memory; `numpy.load(file)` has their `"time"` and their `"weights"`. A training that
-            begins anew overwrites it. Defaults to `None`.
+            starts again overwrites it. Defaults to `None`.
 
     Raises:
         ValueError: If an argument is not as above; when training begins, if the model has no
@@ -199,7 +199,7 @@ class Trajectory(keras.callbacks.Callback):
 
         It is the model's own, as `model.evaluate` gives it, with regularisers. What is not
         trainable, such as the statistics of batch normalisation, is as the model has it now, and
-        the model is to the bit the same afterwards.
+        the model is bit for bit the same afterwards.
 
         Args:
             x: As for `model.evaluate`: arrays, or a dataset that can be read again.

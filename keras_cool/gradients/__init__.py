@@ -14,7 +14,7 @@ densify = backend_gradients.densify
 
 
 def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
-    r"""Makes a function that gives the value and the gradients of `function`.
+    r"""Makes a function that returns the value and the gradients of `function`.
 
     For \(L = f(t_1, \dots, t_n)\), the result gives
     \((L, [\partial L / \partial t_1, \dots, \partial L / \partial t_n])\) by reverse-mode automatic

@@ -67,7 +67,7 @@ class Accumulate(OptimizerWrapper):
 
     which is the gradient of one batch of all the samples. The inner optimizer sees nothing else:
     its moments, weight decay, clipping, schedules, moving averages of the weights and `iterations`
-    go on once a window. It works with any Keras model. On one with
+    advance once a window. It works with any Keras model. On one with
     `keras_cool.MultiGradientMixin` a batch is weighted by its number of samples, or by what its
     loss is divided by (the valid steps of a mask, the sum of the sample weights), `sum` losses are
     added up, and the seeds of random layers are saved; on one without, all batches count alike.
@@ -84,7 +84,7 @@ class Accumulate(OptimizerWrapper):
     2
 
     Args:
-        optimizer: What takes the step: a float (plain gradient descent at that learning rate), a
+        optimizer: The inner optimizer: a float (plain gradient descent at that learning rate), a
             `keras.optimizers.schedules.LearningRateSchedule` (the same, on a schedule), the name of
             a Keras optimizer, or a Keras optimizer.
         steps: How many batches make up a window: a positive integer, which `optimizer.steps = 8`
@@ -92,11 +92,11 @@ class Accumulate(OptimizerWrapper):
             `keras.ops` (a `LearningRateSchedule` is one), whose value is rounded, and at least 1.
         non_finite: What happens to a batch whose gradient is not finite, which never reaches the
             weights. `"skip_update"`: the update of its window is skipped, as that of the large
-            batch would be. `"skip_batch"`: the batch alone is left out. Both are counted, as
+            batch would be. `"skip_batch"`: only this batch is left out. Both are counted, as
             `skipped_steps` and `skipped_batches`. Defaults to `"skip_update"`.
         last_window: What happens at the end of an epoch to a window that is not full. `"update"`:
-            it gives an update, as a smaller last batch does. `"carry"`: the next epoch goes on with
-            it. `"drop"`: it is dropped. A model without the mixin needs
+            it gives an update, as a smaller last batch does. `"carry"`: it continues in the next
+            epoch. `"drop"`: it is dropped. A model without the mixin needs
             `keras_cool.callbacks.FinishWindow` for it; the window is carried on otherwise. Defaults
             to `"update"`.
         accumulator_dtype: String, the dtype of the accumulators, one copy of the weights; those of

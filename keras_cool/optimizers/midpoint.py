@@ -31,7 +31,7 @@ class Midpoint(FixedStepMethod):
     2
 
     Args:
-        optimizer: What takes the step: a float (plain gradient descent at that learning rate), a
+        optimizer: The inner optimizer: a float (plain gradient descent at that learning rate), a
             `keras.optimizers.schedules.LearningRateSchedule` (the same, on a schedule), the name of
             a Keras optimizer, or a Keras optimizer.
         name: String or `None`. The name of the optimizer. Defaults to `"midpoint"`.

@@ -12,7 +12,7 @@ class MultiGradientOptimizer(OptimizerWrapper):
     r"""Base class of optimizers that need gradients at several points to take one step.
 
     Such a method is a gradient estimator: it asks for gradients at points of its choice and returns
-    one estimate, with which an ordinary Keras optimizer takes the step. Clipping, weight decay,
+    one estimate, which an ordinary Keras optimizer applies. Clipping, weight decay,
     moving averages of the weights and constraints are that optimizer's and act on the estimate;
     `learning_rate`, `iterations`, `weight_decay` and the clipping read and write through to it.
 
@@ -37,7 +37,7 @@ class MultiGradientOptimizer(OptimizerWrapper):
     0.001
 
     Args:
-        optimizer: What takes the step: a float (plain gradient descent at that learning rate), a
+        optimizer: The inner optimizer: a float (plain gradient descent at that learning rate), a
             `keras.optimizers.schedules.LearningRateSchedule` (the same, on a schedule), the name of
             a Keras optimizer, or a Keras optimizer.
         name: String or `None`. The name of the optimizer. Defaults to the class's name in snake

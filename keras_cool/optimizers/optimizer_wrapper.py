@@ -21,13 +21,13 @@ def _inner_setting(name, description):
 
 
 class OptimizerWrapper(keras.optimizers.Optimizer):
-    """An optimizer around an inner one, which takes the steps.
+    """An optimizer around an inner one, which applies the updates.
 
     Clipping, weight decay, moving averages of the weights and constraints are the inner
     optimizer's; `learning_rate`, `iterations` and the like read and write through to it.
 
     Args:
-        optimizer: The Keras optimizer that takes the step.
+        optimizer: The Keras optimizer that applies the update.
         name: String or `None`. The name of the optimizer. Defaults to the class's name in snake
             case.
     """
@@ -143,7 +143,7 @@ def _check_first_argument(cls, args, kwargs):
         others = "".join(f", {key}={value!r}" for key, value in kwargs.items() if key in parameters)
         rate = kwargs.get("learning_rate", 0.1)
         raise TypeError(
-            f"The first argument of {cls.__name__} is what takes the step: a learning rate, a "
+            f"The first argument of {cls.__name__} is the inner optimizer: a learning rate, a "
             "schedule, the name of a Keras optimizer or a Keras optimizer, without a keyword. "
             f"For example: {cls.__name__}({rate!r}{others}), "
             f"{cls.__name__}(keras.optimizers.Adam({rate!r}){others})."

@@ -38,7 +38,7 @@ class RK23(EmbeddedMethod):
     True
 
     Args:
-        optimizer: What takes the step: a float (plain gradient descent; the first step size, or
+        optimizer: The inner optimizer: a float (plain gradient descent; the first step size, or
             with `adaptive=False` every one), a `keras.optimizers.schedules.LearningRateSchedule`
             (with `adaptive=False`), the name of a Keras optimizer, or a Keras optimizer. Defaults
             to `None`: plain gradient descent whose first step size is chosen as well.

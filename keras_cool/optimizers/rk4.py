@@ -33,7 +33,7 @@ class RK4(FixedStepMethod):
     4
 
     Args:
-        optimizer: What takes the step: a float (plain gradient descent at that learning rate), a
+        optimizer: The inner optimizer: a float (plain gradient descent at that learning rate), a
             `keras.optimizers.schedules.LearningRateSchedule` (the same, on a schedule), the name of
             a Keras optimizer, or a Keras optimizer.
         name: String or `None`. The name of the optimizer. Defaults to `"rk4"`.

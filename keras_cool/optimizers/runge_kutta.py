@@ -60,7 +60,7 @@ class RungeKutta(MultiGradientOptimizer):
     3
 
     Args:
-        optimizer: What takes the step: a float (plain gradient descent; the step size, or the first
+        optimizer: The inner optimizer: a float (plain gradient descent; the step size, or the first
             one under control), a `keras.optimizers.schedules.LearningRateSchedule` (with
             `adaptive=False`), the name of a Keras optimizer, or a Keras optimizer. Defaults to
             `None`: plain gradient descent whose steps are all chosen by the control.

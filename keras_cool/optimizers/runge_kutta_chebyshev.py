@@ -45,7 +45,7 @@ class RungeKuttaChebyshev(MultiGradientOptimizer):
     10
 
     Args:
-        optimizer: What takes the step: a float (plain gradient descent at that learning rate), a
+        optimizer: The inner optimizer: a float (plain gradient descent at that learning rate), a
             `keras.optimizers.schedules.LearningRateSchedule` (the same, on a schedule), the name of
             a Keras optimizer, or a Keras optimizer that follows a gradient flow.
         stages: Integer, the number of stages, at least 1, and 2 at order 2. Defaults to 5.

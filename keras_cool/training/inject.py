@@ -13,7 +13,7 @@ def inject(model, optimizer=None):
 
     The model may be functional, Sequential or subclassed, compiled or not, trained or not. Its
     weights, its optimizer and what it has learned stay. It saves as the class it was: after
-    `keras.saving.load_model`, inject again to go on. Injecting twice is harmless.
+    `keras.saving.load_model`, inject again to continue training. Injecting twice is harmless.
 
     Example:
 
