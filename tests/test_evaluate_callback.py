@@ -327,7 +327,7 @@ def test_best_weights_that_were_in_memory_are_missed_aloud(tmp_path):
     def make():
         return Evaluate(scores(3, 2, 1, 1), "score", restore_best=True)
 
-    with pytest.warns(UserWarning, match=r"Evaluate\('score'\) goes on .* 3 .*save_best="):
+    with pytest.warns(UserWarning, match=r"Evaluate\('score'\) resumes .* 3 .*save_best="):
         second, model, _ = interrupted_and_resumed(make, tmp_path, epochs=4)
     assert (second.best, second.best_epoch) == (3, 0)
     assert weight(model) == pytest.approx(-0.1 * 4 * BATCHES)
