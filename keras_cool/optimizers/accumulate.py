@@ -68,9 +68,11 @@ class Accumulate(OptimizerWrapper):
     which is the gradient of one batch of all the samples. The inner optimizer sees nothing else:
     its moments, weight decay, clipping, schedules, moving averages of the weights and `iterations`
     advance once a window. It works with any Keras model. On one with
-    `keras_cool.MultiGradientMixin` a batch is weighted by its number of samples, or by what its
-    loss is divided by (the valid steps of a mask, the sum of the sample weights), `sum` losses are
-    added up, and the seeds of random layers are saved; on one without, all batches count alike.
+    `keras_cool.MultiGradientMixin` a batch is weighted by what its loss is divided by (the number
+    of its values, the valid steps of a mask, the sum of the sample weights), `sum` losses are added
+    up, and the seeds of random layers are saved; on one without, all batches count alike. A
+    variable that no batch of a window reaches is left as it is; one that some do not reach has
+    zeros from these.
 
     Example:
 
