@@ -251,7 +251,11 @@ class Accumulate(OptimizerWrapper):
     def counting(self, weight, adds_up=False, samples=1.0, variables=None):
         """Within it the gradients that `apply` is given on this replica are those of this `Batch`.
 
-        Args: As the attributes of `Batch`.
+        Args:
+            weight: As the attribute of `Batch`.
+            adds_up: As the attribute of `Batch`.
+            samples: As the attribute of `Batch`.
+            variables: As the attribute of `Batch`.
         """
         replica = backend.replica()
         outer = self._present.batches.get(replica)
@@ -281,8 +285,11 @@ class Accumulate(OptimizerWrapper):
         return self._window.is_complete
 
     def window_gradients(self):
-        """The mean gradients over the window that the last step has filled, a list of tensors,
-        zeros where none reached a variable."""
+        """The mean gradients over the window that the last step has filled.
+
+        Returns:
+            List of tensors, zeros where none reached a variable.
+        """
         factors, reached = ops.unstack(self._window.factors()), ops.unstack(self._window.reached)
         return [
             _zero_unless(r, a.value * ops.cast(f, a.dtype))
