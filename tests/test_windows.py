@@ -380,6 +380,37 @@ def test_a_mask_of_ones_counts_as_no_mask():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.parametrize("loss", ["mse", keras.losses.MeanSquaredError(reduction="sum")])
+def test_gradients_that_a_step_adds_up_in_a_loop(loss):
+    """What the loss is divided by does not leave the loop: the batches count by their samples."""
+
+    class Loop(kc.Model):
+        def multi_gradient_step(self, x, y, sample_weight):
+            variables = self.trainable_variables
+
+            def body(i, *sums):
+                _, gradients = self.value_and_grad(
+                    lambda: self.compute_loss(x, y, self(x, training=True)), variables
+                )
+                return i + 1, *(a + g / 2 for a, g in zip(sums, gradients))
+
+            zeros = [ops.zeros(v.shape) for v in variables]
+            _, *gradients = ops.while_loop(lambda i, *_: i < 2, body, (0, *zeros))
+            self.apply_gradients(gradients, variables)
+            return {"loss": ops.zeros(())}
+
+    def trained(cls, optimizer, batch_size):
+        model = cls(*functional())
+        model.compile(optimizer, loss=loss)
+        model.fit(X[:64], Y[:64], batch_size=batch_size, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    sgd = keras.optimizers.SGD
+    accumulated = trained(Loop, kc.optimizers.Accumulate(sgd(0.001), 2), 16)
+    for a, b in zip(accumulated, trained(keras.Model, sgd(0.001), 32)):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 def test_losses_with_different_divisors_are_warned_of():
     inputs = keras.Input((5, 4))
     masked_output = keras.layers.Dense(1)(keras.layers.Masking()(inputs))

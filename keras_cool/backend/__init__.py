@@ -25,6 +25,7 @@ keeping_mode = _backend.keeping_mode
 number_of_replicas = _backend.number_of_replicas
 on_all_replicas = _backend.on_all_replicas
 over_microbatches = _backend.over_microbatches
+present_trace = _backend.present_trace
 random_state = _backend.random_state
 separate = _backend.separate
 set_random_state = _backend.set_random_state
@@ -59,6 +60,7 @@ __all__ = [
     "of_all_replicas",
     "on_all_replicas",
     "over_microbatches",
+    "present_trace",
     "random_state",
     "replica",
     "scalar_of_microbatch_if",

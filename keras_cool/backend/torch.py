@@ -199,6 +199,12 @@ def gradients_of_all_replicas(gradients):
     return gradients
 
 
+def present_trace():
+    """What compares equal for two places of a step of which one may use the other's tensors: not
+    for the body of a loop and what comes after it. Tensors here have values at once."""
+    return
+
+
 def replica():
     """The number of the replica that computes: there is one."""
     return 0

@@ -8,6 +8,7 @@ import contextlib
 import threading
 import warnings
 
+from keras_cool import backend
 from keras_cool.optimizers_of import accumulating_optimizers
 
 
@@ -16,6 +17,7 @@ class _Notes(threading.local):
 
     samples = 1.0
     by_variable: dict | None = None
+    trace: object = None
 
 
 _notes = _Notes()
@@ -29,8 +31,8 @@ def step_of(samples, optimizers):
         samples: Integer or scalar tensor.
         optimizers: List of the optimizers that may take part.
     """
-    outer = _notes.samples, _notes.by_variable
-    _notes.samples, _notes.by_variable = samples, {}
+    outer = _notes.samples, _notes.by_variable, _notes.trace
+    _notes.samples, _notes.by_variable, _notes.trace = samples, {}, backend.present_trace()
     try:
         with contextlib.ExitStack() as stack:
             for optimizer in accumulating_optimizers(*optimizers):
@@ -38,7 +40,7 @@ def step_of(samples, optimizers):
                 stack.enter_context(optimizer.counting(samples, samples=samples))
             yield
     finally:
-        _notes.samples, _notes.by_variable = outer
+        _notes.samples, _notes.by_variable, _notes.trace = outer
 
 
 def note(evaluation, optimizer):
@@ -46,6 +48,8 @@ def note(evaluation, optimizer):
     accumulates = accumulating_optimizers(optimizer)
     if not accumulates or _notes.by_variable is None:
         return
+    if _notes.trace != backend.present_trace():
+        return  # what is computed inside a loop stays there: such gradients count by the samples
     if evaluation.has_several_divisors:
         warnings.warn(
             "The model has several losses, one of them with a mask or with weights that it is "
