@@ -53,6 +53,39 @@ def test_gradient_penalty_against_numpy(arguments):
     np.testing.assert_allclose(model.get_weights()[0], w, rtol=1e-5)
 
 
+class Derivative:
+    """Outputs the derivative of a net in its input: Keras' own step differentiates it again."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = keras.layers.Dense(1, activation="tanh", use_bias=False)
+        self.net.build((None, 1))
+
+    def call(self, x):
+        _, (slope,) = kc.value_and_grad(lambda inputs: ops.sum(self.net(inputs[0])))([x])
+        return slope
+
+
+@pytest.mark.parametrize("options", [{}, {"microbatch_size": 5}], ids=["plain", "micro-batches"])
+@pytest.mark.parametrize("base", [keras.Model, kc.Model])
+def test_a_gradient_inside_of_what_is_trained_against_numpy(base, options):
+    if base is keras.Model and options:
+        return
+    model = type("Net", (Derivative, base), {})()
+    model.set_weights([np.array([[0.7]])])
+    model.compile(keras.optimizers.SGD(0.1), loss="mse", jit_compile=False, **options)
+    x, y = X[:, :1].astype("float64"), Y.astype("float64")
+    model.fit(x, y, batch_size=16, epochs=5, verbose=0)
+
+    def loss(w):
+        return np.mean((w * (1 - np.tanh(w * x) ** 2) - y) ** 2)
+
+    w, h = 0.7, 1e-6
+    for _ in range(5):
+        w -= 0.1 * (loss(w + h) - loss(w - h)) / (2 * h)
+    np.testing.assert_allclose(model.get_weights()[0][0, 0], w, rtol=1e-4)
+
+
 class GAN(kc.Model):
     """Two players, two optimizers; what the essay's successors ask for in one method."""
 

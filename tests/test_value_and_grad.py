@@ -159,6 +159,23 @@ def test_a_missing_pair_is_an_error_that_names_the_mend():
         kc.value_and_grad(lambda t: ops.sum(t[0]), has_aux=True)([tensor([1.0])])
 
 
+@pytest.mark.parametrize("wrap", [lambda t: t, lambda t: {"a": t}], ids=["tensor", "dictionary"])
+def test_what_is_no_list_is_an_error_that_names_the_line(wrap):
+    with pytest.raises(TypeError, match=r"list of tensors.*Write `kc.value_and_grad\(function\)\("):
+        kc.value_and_grad(lambda t: ops.sum(t[0]))(wrap(tensor([1.0])))
+
+
+def test_inside_vectorized_map():
+    x = np.array([[1.0, 2.0], [3.0, 4.0]])
+
+    def of_one(row):
+        value, (gradient,) = kc.value_and_grad(lambda t: ops.sum(t[0] ** 3))([row])
+        return ops.append(gradient, value)
+
+    rows = numpy(ops.vectorized_map(of_one, tensor(x)))
+    np.testing.assert_allclose(rows, np.c_[3 * x**2, (x**3).sum(1)], rtol=1e-6)
+
+
 def test_a_value_that_is_no_tensor_is_an_error():
     with pytest.raises(ValueError, match="None of type NoneType"):
         kc.value_and_grad(lambda t: None)([tensor([1.0])])

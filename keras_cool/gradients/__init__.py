@@ -23,6 +23,10 @@ def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
     function assigns (seeds, the statistics of a batch normalisation) have their new values
     afterwards, on every backend.
 
+    On PyTorch, as any result there, value and gradients stay in the graph if something that
+    requires gradients takes part: a `call` or `compute_loss` that Keras' own training step
+    differentiates may use them. Under `torch.no_grad()` they do not.
+
     Example:
 
     >>> import keras
@@ -47,7 +51,8 @@ def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
     Raises:
         ValueError: If the value is not a scalar, or with `has_aux=True` if `function` returns no
             pair.
-        TypeError: If the value or one of the tensors is not of a floating-point dtype.
+        TypeError: If the value or one of the tensors is not of a floating-point dtype, or if the
+            tensors are not in a list.
 
     Reference:
         Griewank and Walther, 2008, "Evaluating Derivatives", 2nd edition, chapter 3 (the reverse
@@ -79,7 +84,7 @@ def _evaluation(function: Callable, has_aux: bool, variables: Sequence) -> Calla
             assigned[:] = [variable for variable, _ in scope.updates]
             return _checked_scalar(value), (aux, [new for _, new in scope.updates])
 
-        tensors = [_checked_input(t) for t in tensors]
+        tensors = [_checked_input(t) for t in _checked_list(tensors)]
         value, (aux, new), gradients = backend_gradients.value_and_grad(
             objective, scope_at, tensors
         )
@@ -108,6 +113,17 @@ def _checked_scalar(value: Any) -> Any:
         )
     _check_floating(value, "the value")
     return value
+
+
+def _checked_list(tensors: Any) -> Sequence:
+    if not isinstance(tensors, list | tuple):
+        line = "list(tensors.values())" if isinstance(tensors, dict) else "[tensor]"
+        raise TypeError(
+            "`value_and_grad` differentiates by a list of tensors, and was given "
+            f"{_describe(tensors)}. Write `kc.value_and_grad(function)({line})`; `function` is "
+            "called with that list."
+        )
+    return tensors
 
 
 def _checked_input(tensor: Any) -> Any:
