@@ -89,8 +89,27 @@ def test_the_progress_bar_shows_that_steps_were_skipped(way, capsys):
     x[5] = np.nan
     history = model_for(way).fit(x, Y, batch_size=4, shuffle=False, verbose=1, epochs=2).history
     assert history["skipped_steps"] == [1, 2]
-    ends = [line for line in lines_of(capsys.readouterr().out) if "skipped_steps: 1.0000" in line]
+    ends = [line for line in lines_of(capsys.readouterr().out) if line.endswith("skipped_steps: 1")]
     assert len(ends) == 2
+
+
+def test_validation_and_what_callbacks_add_fit_the_terminal_too(capsys):
+    class Adds(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["a_value_with_quite_a_long_name"] = 1e-5
+
+    model = model_for("microbatches")
+    noise = kc.callbacks.GradientNoiseScale(frequency=1)
+    history = model.fit(
+        X, Y, batch_size=4, epochs=2, verbose=1, validation_data=(X, Y), callbacks=[noise, Adds()]
+    ).history
+    lines = lines_of(capsys.readouterr().out)
+    assert max(len(line) for line in lines) <= 80
+    for name in history.keys() - {"skipped_steps", "gradient_noise_scale_error"}:
+        value = history[name][-1]
+        number = f"{value:.4f}" if abs(value) > 1e-3 else f"{value:.4e}"
+        assert sum(f" - {name}: {number}" in line for line in lines) >= 1, name
+    assert sum("val_loss" in line for line in lines) == 2  # one an epoch
 
 
 def test_no_progress_bar_and_one_of_the_users(capsys):

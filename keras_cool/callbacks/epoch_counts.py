@@ -1,6 +1,9 @@
 """What the steps of an epoch have counted: in its logs, and not in the progress bar."""
 
+import sys
+
 import keras
+import numpy as np
 from keras import ops
 
 from keras_cool.callbacks.finish_window import FinishWindow
@@ -14,7 +17,9 @@ LONG = (
     "weight_norm",
     "embedded_error",
 )
-WIDTH = 10  # half of Keras' own: a line with a loss, a metric and a noise scale has 80 columns
+COLUMNS = 80  # of a terminal
+WIDTH = 10  # of the bar, half of Keras' own
+TIME = len(" 9999s 999ms/step")
 
 
 class EpochCounts(keras.callbacks.Callback):
@@ -30,26 +35,64 @@ class EpochCounts(keras.callbacks.Callback):
 
 
 class ProgressBar(keras.callbacks.ProgbarLogger):
-    """Keras' progress bar, in one line of a terminal: without what a model counts.
+    """Keras' progress bar, in lines of 80 columns and without what a model counts.
 
-    An epoch in which steps were skipped, since a gradient was not finite, shows how many.
+    What does not fit beside the bar at the end of an epoch (validation, what callbacks add) stands
+    in lines below it. An epoch in which steps were skipped, since a gradient was not finite, shows
+    how many.
     """
 
     async_safe = True  # as Keras takes its own to be
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
-        counts = self.model.step_counts()
-        self._skipped = _not_finite(counts)
-        if counts:
-            self.progbar.width = WIDTH
+        self._skipped = _not_finite(self.model.step_counts())
+        self._beside = ()
+        self.progbar.width = WIDTH
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        self._beside = logs or ()
 
     def on_epoch_end(self, epoch, logs=None):
         counts = self.model.step_counts()
         shown = {k: v for k, v in (logs or {}).items() if k not in counts and k not in LONG}
         if skipped := _not_finite(counts) - self._skipped:
             shown["skipped_steps"] = skipped
-        super().on_epoch_end(epoch, shown)
+        if self.verbose != 1 or not keras.config.is_interactive_logging_enabled():
+            super().on_epoch_end(epoch, shown)
+            return
+        beside, below = self._in_lines(shown)
+        super().on_epoch_end(epoch, beside)
+        for line in below:
+            sys.stdout.write(f"{line}\n")
+
+    def _in_lines(self, shown):
+        """The values that stand beside the bar, and the lines of the others."""
+        running = {name: value for name, value in shown.items() if name in self._beside}
+        others = {name: value for name, value in shown.items() if name not in running}
+        steps = str(self.target or self.seen)
+        taken = len(f"{steps}/{steps} ") + WIDTH + TIME
+        taken += sum(len(_entry(*item)) for item in running.items())
+        lines = [""]
+        for name, value in others.items():
+            entry = _entry(name, value)
+            if taken + len(entry) > COLUMNS:
+                lines.append("")
+                taken = 0
+            taken += len(entry)
+            lines[-1] += entry
+            if len(lines) == 1:
+                running[name] = value
+        return running, lines[1:]
+
+
+def _entry(name, value):
+    """A value in a line, as the progress bar of Keras has it; a count is a whole number."""
+    if isinstance(value, int):
+        return f" - {name}: {value}"
+    value = float(np.mean(value))
+    return f" - {name}: {value:.4f}" if abs(value) > 1e-3 else f" - {name}: {value:.4e}"
 
 
 def _not_finite(counts):
