@@ -1,5 +1,8 @@
 """Missing gradients and the sparse gradients of embeddings, between evaluations and at the end."""
 
+import re
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ X = RNG.normal(size=(8, 3)).astype("float32")
 Y = RNG.normal(size=(8, 1)).astype("float32")
 
 
-class WithUnused(kc.Model):
+class WithUnused:
     def __init__(self):
         super().__init__()
         self.used = keras.layers.Dense(1)
@@ -23,20 +26,43 @@ class WithUnused(kc.Model):
         return self.used(x)
 
 
-@pytest.mark.parametrize("optimizer", ["heun", "sgd"])
-def test_a_missing_gradient_goes_to_the_optimizer_which_warns(optimizer):
-    class OwnStep(WithUnused):
-        def multi_gradient_step(self, x, y, sample_weight):
-            return super().multi_gradient_step(x, y, sample_weight)
+def with_unused(model_class, optimizer, **options):
+    model = type("M", (WithUnused, model_class), {})()
+    model.compile(optimizer, loss="mse", **options)
+    return model
 
-    model = OwnStep()
-    inner = keras.optimizers.SGD(0.1, weight_decay=0.5)
-    model.compile(kc.optimizers.Heun(inner) if optimizer == "heun" else inner, loss="mse")
+
+def decaying():
+    return keras.optimizers.SGD(0.1, weight_decay=0.5)
+
+
+WAYS = {
+    "default": (decaying, {}, False),
+    "observed": (decaying, {}, True),
+    "micro-batches": (decaying, {"microbatch_size": 4}, False),
+    "a method": (lambda: kc.optimizers.Heun(decaying()), {}, False),
+    "a window": (lambda: kc.optimizers.Accumulate(decaying(), 1), {}, False),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_variable_without_gradient_is_as_in_keras_own_step(way):
+    """On JAX that has zeros for it, and it decays; elsewhere `None`, of which Keras warns."""
+    optimizer, options, observed = WAYS[way]
+    model, expected = (
+        with_unused(kc.Model, optimizer(), **options),
+        with_unused(keras.Model, decaying()),
+    )
     before = model.unused.get_weights()
-    with pytest.warns(UserWarning, match="Gradients do not exist for variables.*unused"):
-        model.fit(X, Y, verbose=0)
-    for a, b in zip(before, model.unused.get_weights()):
-        np.testing.assert_array_equal(a, b)  # a zero gradient would have let it decay
+    expected.unused.set_weights(before)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(X, Y, verbose=0, callbacks=[kc.callbacks.StepReport()] if observed else [])
+    warned = any(re.search("Gradients do not exist.*unused", str(w.message)) for w in caught)
+    expected.fit(X, Y, verbose=0)
+    for a, b in zip(model.unused.get_weights(), expected.unused.get_weights()):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert warned is (keras.backend.backend() != "jax")
 
 
 def test_a_missing_gradient_is_zero_between_evaluations():
@@ -48,11 +74,35 @@ def test_a_missing_gradient_is_zero_between_evaluations():
             seen.append([tuple(g.shape) for g in gradients])
             return gradients
 
-    model = WithUnused()
-    model.compile(Recorder(0.1), loss="mse", run_eagerly=True)
-    with pytest.warns(UserWarning, match="Gradients do not exist"):
+    model = with_unused(kc.Model, Recorder(0.1), run_eagerly=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         model.fit(X, Y, batch_size=8, verbose=0)
     assert seen == [[tuple(v.shape) for v in model.trainable_variables]]
+
+
+def test_in_a_step_of_ones_own_it_is_none():
+    """On every backend, and the optimizer warns."""
+    seen = []
+
+    class OwnStep(kc.Model):
+        def multi_gradient_step(self, x, y, sample_weight):
+            variables = self.trainable_variables
+            loss, gradients = self.value_and_grad(
+                lambda: ops.mean(ops.square(self(x) - y)), variables
+            )
+            seen.append([g is None for g in gradients])
+            self.apply_gradients(gradients, variables)
+            return {"loss": loss}
+
+    model = with_unused(OwnStep, decaying())
+    before = model.unused.get_weights()
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        model.fit(X, Y, verbose=0)
+    missing = [v.path for v, m in zip(model.trainable_variables, seen[0]) if m]
+    assert missing == [v.path for v in model.unused.trainable_variables]
+    for a, b in zip(before, model.unused.get_weights()):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_an_embedding_under_heun_against_numpy():

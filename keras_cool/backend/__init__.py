@@ -20,6 +20,7 @@ assign_copies = _backend.assign_copies
 copies = _backend.copies
 further_state = _backend.further_state
 gradients_of_all_replicas = _backend.gradients_of_all_replicas
+gradients_of_keras_step = _backend.gradients_of_keras_step
 number_in_step = _backend.number_in_step
 keeping_mode = _backend.keeping_mode
 number_of_replicas = _backend.number_of_replicas
@@ -53,6 +54,7 @@ __all__ = [
     "copies",
     "further_state",
     "gradients_of_all_replicas",
+    "gradients_of_keras_step",
     "keeping_mode",
     "known_values",
     "number_in_step",

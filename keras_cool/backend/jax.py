@@ -278,6 +278,21 @@ def present_trace():
     return get_opaque_trace_state(convention="flax")
 
 
+def gradients_of_keras_step(gradients, variables):
+    """What Keras' own step gives the optimizer for variables that the loss does not depend on.
+
+    Zeros, as `jax.grad` gives them; where it depends on none, `None`, an error of the optimizer.
+
+    Args:
+        gradients: List of tensors or `None`.
+        variables: List of the `keras.Variable`s.
+    """
+    if all(g is None for g in gradients):
+        return gradients
+    pairs = zip(gradients, variables, strict=True)
+    return [jnp.zeros_like(v.value) if g is None else g for g, v in pairs]
+
+
 def replica():
     """The number of the replica that computes: there is one."""
     return 0

@@ -205,6 +205,18 @@ def present_trace():
     return
 
 
+def gradients_of_keras_step(gradients, variables):
+    """What Keras' own step gives the optimizer for variables that the loss does not depend on.
+
+    As they are: `None`, of which the optimizer warns.
+
+    Args:
+        gradients: List of tensors or `None`.
+        variables: List of the `keras.Variable`s.
+    """
+    return gradients
+
+
 def replica():
     """The number of the replica that computes: there is one."""
     return 0

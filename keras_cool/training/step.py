@@ -20,6 +20,7 @@ def take_plain_step(model, evaluation):
     """
     variables = evaluation.variables
     _, gradients = evaluation.raw([v.value for v in variables])
+    gradients = backend.gradients_of_keras_step(gradients, variables)
     updates = evaluation.updates
     if accumulating_optimizers(model.optimizer):
         weights = {id(v) for v in model.weights}
@@ -57,6 +58,7 @@ def take_estimated_step(model, evaluation, counter):
     gradients = [
         None if missing else g for g, missing in zip(estimate, evaluation.missing, strict=True)
     ]
+    gradients = backend.gradients_of_keras_step(gradients, variables)
 
     # Seeds, metrics and what the method keeps go on in any case; weights of layers (moving
     # statistics), the rest of the method's state and the step itself hold only if the estimate is
