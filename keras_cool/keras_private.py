@@ -1,5 +1,6 @@
 """All that is borrowed from Keras' private API; `tests/test_keras_private.py` guards each piece."""
 
+import functools
 import sys
 import threading
 from types import FrameType
@@ -8,7 +9,7 @@ import keras
 from keras.src.backend.common.dtypes import BIT64_TO_BIT32_DTYPE
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
-from keras.src.backend.common.stateless_scope import in_stateless_scope
+from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 from keras.src.losses import loss as keras_loss
 from keras.src.losses.loss import apply_mask
 from keras.src.losses.loss import unscale_loss_for_distribution as unscaled_for_replicas
@@ -26,12 +27,27 @@ class OverlayScope(keras.StatelessScope):
 
     Reads that its own mapping does not answer go to the scope around it, where a plain
     `StatelessScope` goes to the variable's stored value, past the outer scope. What is assigned
-    inside is kept in `updates`, in order of first assignment.
+    inside is kept in `updates`, in order of first assignment. The losses that layers add inside
+    are known by their layers, and those from outside stay as they are: Keras knows them by the ids
+    of tensors, which may be freed, and a call in an inner scope forgets those of the outer one.
     """
 
     def __init__(self, state_mapping=()):
         super().__init__(list(state_mapping), collect_losses=True, initialize_variables=False)
         self._assigned = {}
+        self._added_losses = {}
+
+    def add_losses_of(self, layer, losses):
+        """Notes the losses that a layer adds."""
+        self._added_losses.setdefault(id(layer), (layer, []))[1].extend(losses)
+
+    def losses_of(self, layer):
+        """The losses that a layer has added since it was last called, a list of tensors."""
+        return list(self._added_losses.get(id(layer), (layer, []))[1])
+
+    def forget_losses_of(self, layer):
+        """Forgets the losses that a layer has added."""
+        self._added_losses.pop(id(layer), None)
 
     def get_current_value(self, variable):
         if NotedReads.of:
@@ -52,6 +68,47 @@ class OverlayScope(keras.StatelessScope):
         return [
             (v, super(OverlayScope, self).get_current_value(v)) for v in self._assigned.values()
         ]
+
+
+def _with_losses_by_scope(cls):
+    """Lets layers keep the losses that they add inside an `OverlayScope` in that scope."""
+    add_loss, get_own, clear = cls.add_loss, cls._get_own_losses, cls._clear_losses
+
+    def overlay():
+        scope = get_stateless_scope() if in_stateless_scope() else None
+        return scope if isinstance(scope, OverlayScope) else None
+
+    @functools.wraps(add_loss)
+    def add_loss_to_scope(self, loss):
+        scope = overlay()
+        if scope is None:
+            add_loss(self, loss)
+            return
+        known = set(self._loss_ids)
+        add_loss(self, loss)
+        self._loss_ids.intersection_update(known)
+        scope.add_losses_of(self, keras.tree.flatten(loss))
+
+    @functools.wraps(get_own)
+    def get_own_of_scope(self):
+        scope = overlay()
+        return get_own(self) if scope is None else scope.losses_of(self)
+
+    @functools.wraps(clear)
+    def clear_in_scope(self):
+        scope = overlay()
+        if scope is None:
+            clear(self)
+            return
+        scope.forget_losses_of(self)
+        for layer in self._layers:
+            layer._clear_losses()
+
+    cls.add_loss, cls._get_own_losses = add_loss_to_scope, get_own_of_scope
+    cls._clear_losses = clear_in_scope
+
+
+_with_losses_by_scope(keras.Layer)
 
 
 class NotedReads:

@@ -392,6 +392,50 @@ def test_promotion_casts_float64_down_until_it_is_told_not_to(float64):
     assert keras.backend.result_type("float64", "float32") == "float64"
 
 
+def added(layer):
+    return [float(keras.ops.convert_to_numpy(loss)) for loss in layer.losses]
+
+
+def test_losses_that_a_layer_adds_stay_in_the_scope_that_it_was_called_in():
+    """Of each scope those of its own last call, for the layer and for what it is a part of; outside
+    of them as ever. Keras' own methods take part: they are the ones that call and are called."""
+    layer = keras.layers.ActivityRegularization(l1=1.0)
+    model = keras.Sequential([keras.Input((1,)), layer])
+
+    def call(value):
+        return model(keras.ops.full((1, 1), value))
+
+    call(5.0)
+    with keras_private.OverlayScope():
+        assert added(model) == []
+        call(2.0)
+        call(1.0)
+        with keras_private.OverlayScope():
+            call(3.0)
+            assert added(model) == added(layer) == [3]
+        assert added(model) == added(layer) == [1]
+    assert added(model) == added(layer) == [5]
+    with keras.StatelessScope(collect_losses=True):
+        call(2.0)
+        with keras_private.OverlayScope():
+            call(3.0)
+        assert added(model) == [2]
+        with pytest.raises(ValueError, match="add_loss"):
+            layer.add_loss("no tensor")
+    assert {"add_loss", "_get_own_losses", "_clear_losses"} <= set(vars(keras.Layer))
+
+
+def test_losses_of_freed_scopes_are_no_ones():
+    """Keras knows a loss by its id, which the next tensor may have."""
+    first, second = (keras.layers.ActivityRegularization(l1=1.0) for _ in range(2))
+    for _ in range(200):
+        for layer, other in ((first, second), (second, first)):
+            with keras_private.OverlayScope():
+                layer(keras.ops.ones((1, 1)))
+                assert len(layer.losses) == 1
+                assert len(other.losses) == 0
+
+
 def test_held_value_is_what_a_variable_holds():
     variable = keras.Variable(np.ones(2, "float32"))
     assert keras_private.held_value(variable) is variable.value

@@ -277,3 +277,37 @@ def test_a_subclass_without_estimate_gradient_says_so():
 
     with pytest.raises(NotImplementedError, match="Unfinished must implement"):
         least_squares(Unfinished(0.1))
+
+
+@pytest.mark.parametrize("order", ["plain", "penalty first", "prediction first"])
+def test_a_loss_that_a_layer_adds_counts_once_beside_a_gradient_in_the_inputs(order):
+    """In whatever order the model is called; the loss is NumPy's."""
+
+    class Penalised(kc.Model):
+        def multi_gradient_step(self, x, y, sample_weight):
+            def penalty():
+                _, (slope,) = kc.value_and_grad(lambda t: ops.sum(self(t[0])))([x])
+                return ops.mean(ops.square(slope))
+
+            def loss_function():
+                extra = penalty() if order == "penalty first" else 0.0
+                prediction = self(x, training=True)
+                extra = penalty() if order == "prediction first" else extra
+                loss = self.compute_loss(x, y, prediction)
+                return loss + (penalty() if order == "plain" else extra)
+
+            loss, _ = self.value_and_grad(loss_function, self.trainable_variables)
+            return {"value": loss}
+
+    inputs = keras.Input((3,))
+    hidden = keras.layers.Dense(4, activity_regularizer=keras.regularizers.L2(1.0), use_bias=False)(
+        inputs
+    )
+    model = Penalised(inputs, keras.layers.Dense(1, use_bias=False)(hidden))
+    model.compile("sgd", loss="mse")
+    x, y = X[:16].astype("float64"), Y[:16]
+    first, last = model.get_weights()
+    logs = model.fit(X[:16], Y[:16], batch_size=16, verbose=0).history
+    expected = np.mean((x @ first @ last - y) ** 2) + np.sum((x @ first) ** 2) / 16
+    expected += np.mean(np.tile((first @ last).T, (16, 1)) ** 2)
+    np.testing.assert_allclose(logs["value"][0], expected, rtol=1e-5)
