@@ -229,3 +229,40 @@ if BACKEND == "tensorflow":
             logs = model.fit(X, Y, batch_size=64, verbose=0).history
             assert logs["skipped_steps"] == [1]
             assert model.optimizer.iterations.numpy() == 1
+
+    class TwoLosses(kc.Model):
+        def multi_gradient_step(self, x, y, sample_weight):
+            variables = self.trainable_variables
+            loss, gradients = self.value_and_grad(
+                lambda x, y: self.compute_loss(x, y, self(x, training=True)),
+                variables,
+                batch=(x, y),
+            )
+            self.apply_gradients(gradients, variables)
+            return {"loss": loss}
+
+    @pytest.mark.parametrize("size", [None, 2])
+    @pytest.mark.parametrize("run_eagerly", [False, True])
+    def test_the_loss_of_a_step_of_ones_own_is_that_of_all_replicas(strategy, size, run_eagerly):
+        """By hand: zeros on the first replica and tens on the second."""
+        x, y = np.ones((8, 1)), np.repeat([[0.0], [10.0]], 4, axis=0)
+        with strategy.scope():
+            inputs = keras.Input((1,))
+            model = TwoLosses(inputs, keras.layers.Dense(1, kernel_initializer="zeros")(inputs))
+            model.compile("sgd", loss="mse", microbatch_size=size, run_eagerly=run_eagerly)
+            model.optimizer.learning_rate = 0.0
+        logs = model.fit(x, y, batch_size=8, epochs=2, verbose=0, shuffle=False).history
+        assert logs["loss"] == [50, 50]
+
+    @pytest.mark.parametrize("way", ["compile", "attribute"])
+    def test_a_skipped_step_of_microbatches_counts_once(strategy, way):
+        with strategy.scope():
+            inputs = keras.Input((6,))
+            model = kc.Model(inputs, keras.layers.Dense(1)(inputs))
+            model.compile("sgd", loss="mse", microbatch_size=4 if way == "compile" else None)
+        if way == "attribute":
+            model.microbatch_size = 4
+        bad = X.copy()
+        bad[0] = np.inf
+        logs = model.fit(bad, Y, batch_size=32, shuffle=False, verbose=0).history
+        assert logs["skipped_steps"] == [1]

@@ -51,7 +51,7 @@ class MultiGradientOptimizer(OptimizerWrapper):
 
     def __init__(self, optimizer, name=None):
         super().__init__(interpret(optimizer, type(self).__name__), name)
-        self._accepts_estimates = False
+        self._accepting = 0  # contexts that are open: each replica of TensorFlow has one
         self._skipped_steps = self._counter("skipped_steps")
         self._gradient_evaluations = self._counter("gradient_evaluations")
 
@@ -141,11 +141,11 @@ class MultiGradientOptimizer(OptimizerWrapper):
     @contextlib.contextmanager
     def accepting_estimates(self):
         """Within it `apply` takes gradients: those that `estimate_gradient` returned."""
-        self._accepts_estimates = True
+        self._accepting += 1
         try:
             yield
         finally:
-            self._accepts_estimates = False
+            self._accepting -= 1
 
     def apply(self, grads, trainable_variables=None):
         """Hands an estimate to the inner optimizer.
@@ -153,7 +153,7 @@ class MultiGradientOptimizer(OptimizerWrapper):
         Raises:
             ValueError: If the gradients come from a model without the mixin.
         """
-        if not self._accepts_estimates:
+        if not self._accepting:
             name = type(self).__name__
             raise ValueError(
                 f"{name} needs gradients at several points of a step, and was handed one gradient, "

@@ -27,7 +27,7 @@ class Compilation:
         Raises:
             ValueError: If `microbatch_size` is not a positive integer.
         """
-        microbatches = None if microbatch_size is None else Microbatches(microbatch_size)
+        microbatches = self._make_microbatches(microbatch_size)
         super().compile(*args, **kwargs)
         self._microbatches = microbatches
         self.share_seeds()
@@ -39,8 +39,14 @@ class Compilation:
 
     @microbatch_size.setter
     def microbatch_size(self, microbatch_size):
-        self._microbatches = None if microbatch_size is None else Microbatches(microbatch_size)
+        self._microbatches = self._make_microbatches(microbatch_size)
         self.train_function = None
+
+    def _make_microbatches(self, size):
+        if size is None:
+            return None
+        with self.scope_of_variables():
+            return Microbatches(size)
 
     def get_compile_config(self):
         """The arguments of `compile`, as a saved file holds them."""

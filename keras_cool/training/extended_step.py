@@ -19,18 +19,20 @@ class Attached:
         self.of_predict_function: list | None = []
 
 
-class Shown(threading.local):
-    """What the callbacks have seen in this step. Replicas of TensorFlow are threads."""
+class PresentStep(threading.local):
+    """What has been done in this step. Replicas of TensorFlow are threads, and a flag on the model
+    would be that of all of them."""
 
-    gradients = False
-    parts = False
+    has_shown_gradients = False
+    has_shown_parts = False
+    has_tracked_loss = False
 
 
 class ExtendedStep:
     """Keeps the callbacks that act inside the step, and calls them at its stations."""
 
     _attached: Attached | None = None
-    _shown = Shown()
+    _present_step = PresentStep()
 
     def attach_to_step(self, callback):
         """Makes a `StepCallback` a part of the training step. It calls this itself."""
@@ -107,8 +109,8 @@ class ExtendedStep:
         """Lets the callbacks see the gradients that the optimizer is going to be given, the first
         of a step."""
         observers = [c for c in self.step_callbacks if c.observes_gradients]
-        if observers and not self._shown.gradients:
-            self._shown.gradients = True
+        if observers and not self._present_step.has_shown_gradients:
+            self._present_step.has_shown_gradients = True
             pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
             gradients = [g for g, _ in pairs]
             if not of_all_replicas:
@@ -120,16 +122,16 @@ class ExtendedStep:
         """The callbacks that look at the micro-batches of a batch, in the first evaluation of a
         step."""
         observers = [c for c in self.step_callbacks if c.observes_parts]
-        if self._shown.parts:
+        if self._present_step.has_shown_parts:
             return []
-        self._shown.parts = True
+        self._present_step.has_shown_parts = True
         return observers
 
     @contextlib.contextmanager
     def _extended(self):
         """The context of a training step: it begins and ends with the callbacks' own parts."""
         callbacks = self.step_callbacks
-        self._shown.gradients = self._shown.parts = False
+        self._present_step.has_shown_gradients = self._present_step.has_shown_parts = False
         for callback in callbacks:
             callback.begin_step()
         with self.during_step():

@@ -295,10 +295,10 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
         """
         self.check_no_train_step()
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        self._loss_is_tracked = False
+        self._present_step.has_tracked_loss = False
         with self._extended(), batch_weights.step_of(batch_size(x), optimizers_of(self)):
             logs = self.multi_gradient_step(x, y, sample_weight)
-        if "loss" in logs and not self._loss_is_tracked:
+        if "loss" in logs and not self._present_step.has_tracked_loss:
             self._track_loss(logs["loss"], x)
             logs = {**logs, "loss": loss_tracker(self).result()}
         return logs
@@ -325,7 +325,7 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
     def _track_loss(self, loss, x):
         # Keras takes the epoch's "loss" from this running mean, whatever the steps returned.
         loss_tracker(self).update_state(unscaled_for_replicas(loss), sample_weight=batch_size(x))
-        self._loss_is_tracked = True
+        self._present_step.has_tracked_loss = True
 
 
 def _with_aux(loss_function, has_aux):
