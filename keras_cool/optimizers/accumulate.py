@@ -206,7 +206,7 @@ class Accumulate(OptimizerWrapper):
             self.build(list(trainable_variables))
         batch = self.present_batch
         variables = list(trainable_variables or trainable_variables_of(self))
-        self._check_variables(variables)
+        self.check_variables(variables)
         given = [v for v in batch.variables or variables if v.trainable and is_trained_by(self, v)]
         pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
         present = [v for _, v in pairs]
@@ -343,15 +343,6 @@ class Accumulate(OptimizerWrapper):
         mask = np.zeros(len(self._accumulators), bool)
         mask[self._places(variables)] = True
         return mask
-
-    def _check_variables(self, variables):
-        unknown = [v.path for v in variables if not is_trained_by(self, v)]
-        if unknown:
-            raise ValueError(
-                f"Accumulate was built on other variables than {unknown}. Make a new one for "
-                "them, and compile the model with it; or build it on all of them before training, "
-                "optimizer.build(variables)."
-            )
 
     def _check_gradients(self, present, given):
         reached = {id(v) for v in present}

@@ -4,6 +4,7 @@ import inspect
 
 import keras
 
+from keras_cool.keras_private import is_trained_by
 from keras_cool.optimizers.saved_seeds import SavedSeeds
 
 
@@ -42,10 +43,32 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
         self._seeds = SavedSeeds()
 
     def build(self, variables):
-        """Makes the variables of the inner optimizer."""
+        """Makes the variables of the inner optimizer.
+
+        Raises:
+            ValueError: If the inner optimizer was built on other variables before.
+        """
+        self.check_variables(variables)
         super().build(variables)
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
+
+    def check_variables(self, variables):
+        """Raises a `ValueError` if there are variables that the optimizer has no state for.
+
+        Args:
+            variables: List of the `keras.Variable`s to train.
+        """
+        for optimizer in (self, self.inner_optimizer):
+            unknown = [v.path for v in variables if not is_trained_by(optimizer, v)]
+            if optimizer.built and unknown:
+                name = type(optimizer).__name__
+                raise ValueError(
+                    f"{name} was built on other variables than {unknown}, and has no state for "
+                    "them: it has trained another model, or `trainable` was changed since. Make a "
+                    f"new {name}, and compile the model with it; or build it on all variables that "
+                    "it will ever train, before training: optimizer.build(variables)."
+                )
 
     def save_seeds_of(self, model):
         """Saves the random seeds of `model` with this optimizer from now on.

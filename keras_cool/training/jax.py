@@ -5,9 +5,40 @@ import contextlib
 from keras_cool.keras_private import OverlayScope
 from keras_cool.optimizers_of import optimizers_of
 
+STATE = (
+    "trainable_variables",
+    "non_trainable_variables",
+    "optimizer_variables",
+    "metrics_variables",
+)
+
+
+class Groups:
+    """The variables that a loop has taken the values out of, and those that functions know by their
+    places. Keras would track plain lists."""
+
+    def __init__(self):
+        self.names = []
+        self.of_state = []
+        self._trainable = {}
+
+    def are_not_those_of(self, function, model):
+        """Whether a function was compiled with other trainable variables than the model has now;
+        they are noted."""
+        now = [id(v) for v in model.trainable_variables] if model.built else None
+        before = self._trainable.get(function)
+        self._trainable[function] = now
+        return before is not None and before != now
+
 
 class BackendStep:
     """Opens a scope over the whole state and runs the step that the other backends run directly."""
+
+    @property
+    def _groups(self):
+        if "_groups_of_state" not in vars(self):
+            vars(self)["_groups_of_state"] = Groups()  # past Keras, which would track it
+        return vars(self)["_groups_of_state"]
 
     @property
     def non_trainable_variables(self):
@@ -29,30 +60,59 @@ class BackendStep:
         """Makes the training function, one that gives the model its state back when it fails.
 
         Keras takes the values out of the variables before the first step, to save memory; an error
-        in that step, a wrong shape say, would lose them.
+        in that step, a wrong shape say, would lose them. What was compiled with other trainable
+        variables is compiled anew: it knows them by their places.
         """
+        force = force or self._groups.are_not_those_of("train", self)
         if self.train_function is None or force:
             super().make_train_function(force)
             self.train_function = self._keeping_state(self.train_function)
 
-    def _keeping_state(self, train_function):
-        groups = []
+    def make_test_function(self, force=False):
+        """Makes the function that evaluates, as `make_train_function` that of training."""
+        force = force or self._groups.are_not_those_of("test", self)
+        if self.test_function is None or force:
+            super().make_test_function(force)
+            self.test_function = self._keeping_state(self.test_function)
 
+    def make_predict_function(self, force=False):
+        """Makes the function that predicts, as `make_train_function` that of training."""
+        force = force or self._groups.are_not_those_of("predict", self)
+        if self.predict_function is None or force:
+            super().make_predict_function(force)
+            self.predict_function = self._keeping_state(self.predict_function)
+        return self.predict_function
+
+    def _keeping_state(self, function):
         def keeping_state(state, iterator):
-            if not groups:  # once, before a step that fails can add to them
-                groups.extend(self._state_variables())
             try:
-                return train_function(state, iterator)
+                return function(state, iterator)
             except StopIteration:
                 raise
             except BaseException:
-                for variables, values in zip(groups, state, strict=True):
-                    for variable, value in zip(variables, values, strict=True):
-                        if not value.is_deleted():
-                            variable.assign(value)
+                _put_back(self._groups.of_state, state)
                 raise
 
         return keeping_state
+
+    def _get_jax_state(self, **parts):
+        # A callback may change what is trainable before the values come back.
+        names = [name for name in STATE if parts.get(name)]
+        holders = {"optimizer_variables": lambda: self.optimizer.variables}
+        self._groups.of_state = [
+            list(holders[name]() if name in holders else getattr(self, name)) for name in names
+        ]
+        self._groups.names = names
+        return super()._get_jax_state(**parts)
+
+    def jax_state_sync(self):
+        """Gives the variables the values that a loop of training, evaluation or prediction has for
+        them: those that they were taken from, whatever is trainable by now."""
+        state = getattr(self, "_jax_state", None)
+        if not state or self._jax_state_synced:
+            return
+        _put_back(self._groups.of_state, [state[name] for name in self._groups.names])
+        self._jax_state_synced = True
 
     def _state_variables(self):
         return (
@@ -84,6 +144,13 @@ class BackendStep:
             logs = self.run_step(data)
         _check_assigned(scope, groups)
         return logs, tuple([scope.get_current_value(v) for v in variables] for variables in groups)
+
+
+def _put_back(groups, state):
+    for variables, values in zip(groups, state, strict=True):
+        for variable, value in zip(variables, values, strict=True):
+            if not value.is_deleted():
+                variable.assign(value)
 
 
 def _check_assigned(scope, groups):

@@ -43,6 +43,8 @@ def take_estimated_step(model, evaluation, counter):
     """
     method = multi_gradient_method(model.optimizer)
     variables = evaluation.variables
+    if method is not None and method.built:
+        method.check_variables(variables)
     point = [v.value for v in variables]
     with OverlayScope() as scope:
         if method is None:
