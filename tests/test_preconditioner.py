@@ -105,3 +105,49 @@ def test_step_size_control_over_adam_sets_its_learning_rate():
     np.testing.assert_allclose(float(method.inner_optimizer.learning_rate), logs["step_size"][-1])
     assert logs["loss"][-1] < logs["loss"][0]
     assert logs["skipped_steps"][-1] == 0
+
+
+@pytest.mark.parametrize("name", ["adam", "amsgrad", "nadam", "rmsprop", "adamax"])
+def test_an_entry_is_bounded_where_the_gradient_is_nearly_zero(name):
+    """By that of a tenth of the root mean square in the variable; in one without any gradient by
+    that of a thousandth of all."""
+    optimizer = OPTIMIZERS[name]()
+    variables = [keras.Variable(np.zeros(4, "float32")) for _ in range(2)]
+    optimizer.build(variables)
+    alive, dead = np.array([3.0, -4.0, 0.0, 1e-9], "float32"), np.zeros(4, "float32")
+    gradients = [ops.convert_to_tensor(g) for g in (alive, dead)]
+    of_alive, of_dead = (
+        ops.convert_to_numpy(d) for d in preconditioner(optimizer, variables, gradients)
+    )
+    unit = of_alive[0] * 3.0  # 1, but for RMSprop, whose running mean begins at zero
+    np.testing.assert_allclose(of_alive[:2], unit / np.abs(alive[:2]), rtol=5e-3)
+    np.testing.assert_allclose(of_alive[2:], unit * 10 / 2.5, rtol=5e-3)
+    np.testing.assert_allclose(of_dead, unit * 1000 / (2.5 / np.sqrt(2)), rtol=5e-3)
+
+
+def relu_net(optimizer):
+    """Inputs as large as pixels: at first most units get no gradient, and many wake later."""
+    rng = np.random.default_rng(1)
+    x = 255 * np.maximum(rng.normal(size=(64, 32)), 0).astype("float32")
+    y = rng.normal(size=(64, 1)).astype("float32")
+    inputs = hidden = keras.Input((32,))
+    for _ in range(2):
+        hidden = keras.layers.Dense(32, activation="relu")(hidden)
+    model = kc.Model(inputs, keras.layers.Dense(1)(hidden))
+    rng = np.random.default_rng(2)
+    model.set_weights([rng.normal(size=w.shape) * 0.2 * (w.ndim == 2) for w in model.get_weights()])
+    model.compile(optimizer, loss="mse")
+    return model.fit(x, y, batch_size=64, epochs=41, shuffle=False, verbose=0).history["loss"]
+
+
+METHODS = [kc.optimizers.RK45, kc.optimizers.RK23, kc.optimizers.Heun]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+@pytest.mark.parametrize("inner", ["adam", "rmsprop", "adagrad"])
+def test_units_that_wake_at_a_later_stage_do_not_stop_the_method(method, inner):
+    """Without a bound the step sizes fall to 1e-6, and the loss stays near its start."""
+    config = {"learning_rate": {"adam": 0.001, "rmsprop": 0.001, "adagrad": 0.05}[inner]}
+    optimizer = keras.optimizers.get({"class_name": inner, "config": config})
+    losses = relu_net(method(optimizer))
+    assert losses[40] < losses[0] / 15

@@ -320,3 +320,63 @@ def test_a_flow_that_rests_does_not_lose_the_step_size(float64):
     model.set_weights(weights)
     logs = train(model, problem, 40)
     assert logs["step_size"][-1] > 0 and logs["loss"][-1] < logs["loss"][0]
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, np.float32(0), float("nan")])
+def test_a_rate_that_is_no_step_size_is_refused(rate):
+    """0 stood for a size to be chosen; a schedule that begins at 0 set it unawares."""
+    method = kc.optimizers.RK45(0.1)
+    with pytest.raises(ValueError, match=r"RK45 chooses its step sizes.*`adaptive=False`"):
+        method.learning_rate = rate
+    assert float(method.learning_rate.numpy()) == pytest.approx(0.1)
+    fixed = kc.optimizers.RK45(0.1, adaptive=False)
+    fixed.learning_rate = 0.0
+    assert float(fixed.learning_rate.numpy()) == 0
+
+
+def test_a_size_of_zero_that_was_assigned_stands_still_until_it_is_changed():
+    problem = PROBLEMS["net"]
+    model = compiled(problem, kc.optimizers.RK23(0.1))
+    start = weights_of(model)
+    model.optimizer.learning_rate.assign(0.0)
+    logs = train(model, problem, 3)
+    np.testing.assert_array_equal(weights_of(model), start)
+    np.testing.assert_array_equal(logs["step_size"], [0, 0, 0])
+    model.optimizer.learning_rate = 0.01
+    assert train(model, problem, 1)["step_size"][0] == pytest.approx(0.01)
+
+
+def test_a_first_size_that_is_set_is_not_chosen():
+    model = compiled(PROBLEMS["net"], kc.optimizers.RK23())
+    model.optimizer.learning_rate = 1e-3
+    assert train(model, PROBLEMS["net"], 1)["step_size"][0] == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.7, 1e-3])
+def test_the_rate_of_an_optimizer_is_the_number_that_was_written(rate):
+    """In float32 0.05 is 0.0500000007: more than a `max_step` of 0.05."""
+    method = kc.optimizers.RK23(keras.optimizers.SGD(rate), max_step=rate)
+    assert method.get_config()["first_step"] == rate
+
+
+def test_a_tolerance_below_rounding_is_raised_as_scipy_does(float64):
+    with pytest.warns(UserWarning, match=r"`rtol` is 1e-15, below what float64 can resolve"):
+        method = kc.optimizers.RK45(rtol=1e-15)
+    with pytest.warns(UserWarning, match="rtol"):
+        reference = RK45(lambda t, p: -p, 0.0, [1.0], 1.0, rtol=1e-15)
+    assert method._control.rtol == pytest.approx(reference.rtol)
+
+
+def test_a_tolerance_below_that_of_float32():
+    with pytest.warns(UserWarning, match=r"1e-07.*float32.*1.2e-05 is used.*enable_float64"):
+        kc.optimizers.RK45(rtol=1e-7)
+
+
+def test_steps_far_below_the_rate_are_warned_of_once(recwarn):
+    """Of a quadratic, whose largest curvature bounds the steps; not of a rate that it allows."""
+    problem = PROBLEMS["quadratic"]
+    for rate, expected in ((0.1, 0), (1000.0, 1)):
+        recwarn.clear()
+        train(compiled(problem, kc.optimizers.RK23(rate)), problem, 5)
+        found = [w for w in recwarn if "far below the rate" in str(w.message)]
+        assert len(found) == expected

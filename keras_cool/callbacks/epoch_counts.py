@@ -29,6 +29,11 @@ class EpochCounts(keras.callbacks.Callback):
     """
 
     def on_epoch_end(self, epoch, logs=None):
+        optimizer = self.model.optimizer
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer = optimizer.inner_optimizer
+        if hasattr(optimizer, "end_epoch"):
+            optimizer.end_epoch()
         if logs is not None:
             for name, value in self.model.step_counts().items():
                 logs.setdefault(name, value)

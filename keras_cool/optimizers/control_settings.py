@@ -5,6 +5,7 @@ import warnings
 from numbers import Real
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_cool.keras_private import learning_rate_variable
@@ -125,10 +126,25 @@ def first_step_given(optimizer, first_step, method):
                 f"{method}(first_step={first_step!r})."
             )
     elif isinstance(optimizer, keras.optimizers.Optimizer):
-        rate = float(ops.convert_to_numpy(learning_rate_variable(optimizer)))
+        # As it was written: in float32 0.05 is more than 0.05.
+        rate = float(str(ops.convert_to_numpy(learning_rate_variable(optimizer))))
     if first_step is not None:
         return first_step
     return "auto" if rate is None else rate
+
+
+def checked_rtol(rtol, dtype):
+    """Gives the relative tolerance, raised to what the dtype of the computation can resolve."""
+    smallest = 100 * float(np.finfo(dtype).eps)
+    if rtol >= smallest:
+        return rtol
+    advice = "" if dtype == "float64" else " For a smaller one call keras_cool.enable_float64()."
+    warnings.warn(
+        f"`rtol` is {rtol}, below what {dtype} can resolve; {smallest:.2g} is used, a hundred "
+        f"times its rounding, as `solve_ivp` does.{advice}",
+        stacklevel=5,
+    )
+    return smallest
 
 
 def check_settings(rtol, atol, first_step, max_step, controller, max_rejections):

