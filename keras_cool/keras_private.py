@@ -221,6 +221,23 @@ def symbolic_build(model, iterator=None, data_batch=None):
     model._symbolic_build(iterator=iterator, data_batch=data_batch)
 
 
+def eager_build(model, data):
+    """Creates the variables of model, metrics, loss and optimizer by a call on a batch, outside of
+    training: nothing but the variables comes of it."""
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+    unbuilt = [
+        part
+        for part in (model._compile_metrics, model._compile_loss)
+        if part is not None and not part.built
+    ]
+    if unbuilt or not all(layer.built for layer in all_layers(model)):
+        y_pred = model(x, training=False) if model._call_has_training_arg else model(x)
+        for part in unbuilt:
+            part.build(y, y_pred)
+    if model.optimizer is not None and not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+
+
 def distribution_strategy(model):
     """The `tf.distribute` strategy that a model was made under, or `None`."""
     return model._distribute_strategy
@@ -394,6 +411,7 @@ __all__ = [
     "apply_mask",
     "batch_size",
     "distribution_strategy",
+    "eager_build",
     "forward",
     "functional_init_arguments",
     "get_keras_mask",

@@ -211,3 +211,64 @@ def test_a_learning_rate_schedule_among_the_callbacks_names_its_place(schedule, 
             model.fit(X, Y, callbacks=callbacks, verbose=0)
         with pytest.raises(TypeError, match=match):
             model.evaluate(X, Y, callbacks=callbacks, verbose=0)
+
+
+def test_a_step_that_returns_no_logs_is_told_what_to_return():
+    class NoLogs(kc.Model):
+        def multi_gradient_step(self, x, y, sample_weight):
+            return self.compute_loss(x, y, self(x, training=True))
+
+    inputs = keras.Input((3,))
+    model = NoLogs(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", loss="mse")
+    with pytest.raises(TypeError, match=r"NoLogs has to return the logs.*\{'loss': loss\}"):
+        model.fit(X, Y, verbose=0)
+
+
+def test_a_step_with_keras_signature_is_an_error_where_it_is_defined():
+    with pytest.raises(TypeError, match=r"def multi_gradient_step\(self, x, y, sample_weight\)"):
+
+        class Wrong(kc.Model):
+            def multi_gradient_step(self, data):
+                return {}
+
+    class Fine(kc.Model):
+        def multi_gradient_step(self, x, y=None, sample_weight=None, more=0):
+            return {}
+
+    class FineToo(kc.Model):
+        def multi_gradient_step(self, *batch):
+            return {}
+
+
+def own_train_step(*args):
+    return {}
+
+
+@pytest.mark.parametrize("way", ["compile", "attribute", "callback"])
+def test_a_train_step_of_ones_own_does_not_drop_what_it_would_not_use(way):
+    cls = type("OwnTrainStep", (kc.Model,), {"train_step": own_train_step})
+    inputs = keras.Input((3,))
+    model = cls(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", loss="mse")
+    report = kc.callbacks.StepReport()
+    ask = {
+        "compile": lambda: model.compile("sgd", loss="mse", microbatch_size=4),
+        "attribute": lambda: setattr(model, "microbatch_size", 4),
+        "callback": lambda: model.fit(X, Y, verbose=0, callbacks=[report]),
+    }[way]
+    with pytest.raises(ValueError, match="OwnTrainStep has a `train_step` of its own"):
+        ask()
+    assert model.microbatch_size is None
+
+
+def test_a_train_step_that_calls_ours_is_fine():
+    class Counting(kc.Model):
+        def train_step(self, *args):
+            return super().train_step(*args)
+
+    inputs = keras.Input((3,))
+    model = Counting(inputs, keras.layers.Dense(1)(inputs))
+    model.compile(kc.optimizers.Heun(0.1), loss="mse", microbatch_size=4)
+    logs = model.fit(X, Y, batch_size=8, verbose=0).history
+    assert logs["gradient_evaluations"] == [2]

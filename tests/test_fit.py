@@ -353,3 +353,59 @@ def test_rematerialised_layers_are_recomputed_at_the_trial_point():
         return model.fit(X, Y, batch_size=20, epochs=6, verbose=0).history["loss"]
 
     np.testing.assert_allclose(losses("full"), losses(None), rtol=1e-5)
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_a_step_of_ones_own_has_tensors_in_train_on_batch(run_eagerly):
+    """Of the dtypes that `fit` gives it, whatever arrays come."""
+    seen = []
+
+    class Look(kc.Model):
+        def multi_gradient_step(self, x, y, sample_weight):
+            leaves = keras.tree.flatten((x, y, sample_weight))
+            seen.append(
+                [(ops.is_tensor(v), keras.backend.standardize_dtype(v.dtype)) for v in leaves]
+            )
+            return {"loss": ops.mean(x["a"] + 0.0)}
+
+    inputs = {"a": keras.Input((4,)), "b": keras.Input((1,), dtype="int32")}
+    model = Look(inputs, keras.layers.Dense(1)(inputs["a"]))
+    model.compile("sgd", loss="mse", run_eagerly=run_eagerly)
+    x = {"a": X.astype("float64"), "b": np.arange(20, dtype="int32")[:, None]}
+    weights = np.ones(20)
+    model.train_on_batch(x, Y.astype("float64"), sample_weight=weights)
+    of_batch = seen[-1]
+    model.fit(x, Y.astype("float64"), sample_weight=weights, batch_size=20, verbose=0)
+    assert of_batch == seen[-1]
+    assert of_batch == [(True, "float32"), (True, "int32"), (True, "float32"), (True, "float32")]
+
+
+@pytest.mark.backend("tensorflow", "torch")  # Keras itself on JAX builds such a model by symbols
+@pytest.mark.parametrize("optimizer", ["plain", "heun", "accumulate"])
+def test_control_flow_of_python_on_values_runs_eagerly(optimizer):
+    class Branching(kc.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+            self.dropout = keras.layers.Dropout(0.5, seed=1)
+
+        def call(self, x, training=False):
+            y = self.dropout(self.dense(x), training=training)
+            return y if float(ops.max(x)) > 0 else -y
+
+    class OwnStep(Branching):
+        def multi_gradient_step(self, x, y, sample_weight):
+            assert float(ops.max(x)) > 0
+            return super().multi_gradient_step(x, y, sample_weight)
+
+    make = {
+        "plain": lambda: keras.optimizers.SGD(0.01),
+        "heun": lambda: kc.optimizers.Heun(0.01),
+        "accumulate": lambda: kc.optimizers.Accumulate(0.01, 1),
+    }[optimizer]
+    model = OwnStep()
+    model.compile(make(), loss="mse", metrics=["mae"], run_eagerly=True)
+    logs = model.fit(X, Y, batch_size=10, verbose=0).history
+    assert {"loss", "mae"} <= set(logs)
+    assert int(model.optimizer.iterations) == 2
+    model.evaluate(X, Y, verbose=0)

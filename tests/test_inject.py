@@ -180,3 +180,25 @@ def test_a_model_with_a_train_step_of_its_own_is_told_where_to_put_it():
 def test_what_is_not_a_model_is_an_error(thing):
     with pytest.raises(TypeError, match="takes a Keras model"):
         kc.inject(thing)
+
+
+def test_an_optimizer_injected_before_compile_is_the_one_that_it_takes():
+    model = sequential()
+    optimizer = kc.optimizers.Heun(0.1)
+    optimizer.inject(model)
+    model.compile(loss="mse")
+    assert model.optimizer is optimizer
+    assert model.fit(X, Y, batch_size=24, verbose=0).history["gradient_evaluations"] == [2]
+    model.compile(loss="mse")  # Keras' default, as ever
+    assert isinstance(model.optimizer, keras.optimizers.RMSprop)
+
+
+@pytest.mark.parametrize("named", ["position", "keyword"])
+def test_an_optimizer_that_compile_names_goes_before_the_injected_one(named):
+    model = sequential()
+    kc.optimizers.Heun(0.1).inject(model)
+    model.compile("sgd", loss="mse") if named == "position" else model.compile(
+        optimizer="sgd", loss="mse"
+    )
+    assert isinstance(model.optimizer, keras.optimizers.SGD)
+    fit(model)

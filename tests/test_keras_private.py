@@ -196,6 +196,28 @@ def test_in_stateless_scope():
         assert keras_private.in_stateless_scope()
 
 
+def test_eager_build_makes_all_variables_and_leaves_no_trace():
+    """Seeds, moving statistics and metrics are as if the model had not been called."""
+    model = keras.Sequential(
+        [keras.layers.Dropout(0.5), keras.layers.BatchNormalization(), keras.layers.Dense(1)]
+    )
+    model.compile("adam", loss="mse", metrics=["mae"])
+    batch = keras.ops.ones((4, 3)), keras.ops.ones((4, 1))
+    keras_private.eager_build(model, batch)
+    assert model.built
+    assert model.optimizer.built
+    seeds = [v.numpy().copy() for v in model.layers[0].variables]
+    moving = model.layers[1].moving_mean.numpy()
+    np.testing.assert_array_equal(moving, 0 * moving)
+    count = len(model.metrics_variables)
+    assert count > 1
+    model.evaluate(*batch, verbose=0)
+    assert len(model.metrics_variables) == count
+    keras_private.eager_build(model, batch)
+    for a, v in zip(seeds, model.layers[0].variables):
+        np.testing.assert_array_equal(a, v.numpy())
+
+
 def test_variable_layout(model):
     assert keras_private.variable_layout(model.trainable_variables[0]) is None
 

@@ -7,10 +7,18 @@ from keras_cool.training.microbatches import Microbatches
 from keras_cool.training.step import multi_gradient_method
 
 
+class Injected:
+    """The optimizer that a model was injected with before it is compiled. Keras would track it."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+
 class Compilation:
     """The part of the mixin that is there before training."""
 
     _microbatches: Microbatches | None = None
+    _injected: "Injected | None" = None
 
     def compile(self, *args, microbatch_size=None, **kwargs):
         """Configures the model for training: `keras.Model.compile`, and the soft batch.
@@ -25,9 +33,13 @@ class Compilation:
             **kwargs: As for `keras.Model.compile`.
 
         Raises:
-            ValueError: If `microbatch_size` is not a positive integer.
+            ValueError: If `microbatch_size` is not a positive integer, or the model has a
+                `train_step` of its own, which would not use it.
         """
         microbatches = self._make_microbatches(microbatch_size)
+        injected, self._injected = self._injected, None
+        if injected is not None and not args and "optimizer" not in kwargs:
+            kwargs["optimizer"] = injected.optimizer
         super().compile(*args, **kwargs)
         self._microbatches = microbatches
         self.share_seeds()
@@ -45,6 +57,7 @@ class Compilation:
     def _make_microbatches(self, size):
         if size is None:
             return None
+        self.check_no_train_step()
         with self.scope_of_variables():
             return Microbatches(size)
 

@@ -5,6 +5,7 @@ import functools
 import keras
 
 from keras_cool.keras_private import set_compiled_optimizer
+from keras_cool.training.compilation import Injected
 from keras_cool.training.mixin import MultiGradientMixin
 
 
@@ -29,7 +30,8 @@ def inject(model, optimizer=None):
     Args:
         model: A Keras model.
         optimizer: A Keras optimizer or `None`. If given and the model is compiled, it takes the
-            place of the model's own optimizer; loss, metrics and the rest of `compile` stay.
+            place of the model's own optimizer; loss, metrics and the rest of `compile` stay. If the
+            model is not, the next `compile` that names no optimizer takes it.
 
     Returns:
         The same object.
@@ -49,6 +51,8 @@ def inject(model, optimizer=None):
     if optimizer is not None and model.compiled and model.optimizer is not optimizer:
         set_compiled_optimizer(model, _scaled_as_compile_does(model, optimizer))
         model.train_function = None
+    if optimizer is not None and not model.compiled:
+        model._injected = Injected(optimizer)
     if model.compiled:
         model.share_seeds()
     return model

@@ -4,6 +4,7 @@ import inspect
 import warnings
 
 import keras
+import numpy as np
 
 from keras_cool import backend
 from keras_cool.callbacks.epoch_counts import as_numbers, with_own_callbacks
@@ -67,6 +68,8 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
                 f"training step hides its: class {cls.__name__}(keras_cool.MultiGradientMixin, "
                 "keras.Model)."
             )
+        if "multi_gradient_step" in vars(cls):
+            _check_signature(cls)
 
     def multi_gradient_step(self, x, y, sample_weight):
         """Takes one training step on one batch. Override it to write a step of your own.
@@ -251,6 +254,8 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
     def train_on_batch(self, *args, **kwargs):
         """Takes one step: `keras.Model.train_on_batch`. With `return_dict=True` what the steps
         count (`step_counts`) is among the logs."""
+        if kwargs.get("class_weight") is None and len(args) < 4:  # for which Keras wants arrays
+            args, kwargs = keras.tree.map_structure(_as_tensor, (args, kwargs))
         logs = super().train_on_batch(*args, **kwargs)
         return {**self.step_counts(), **logs} if isinstance(logs, dict) else logs
 
@@ -294,23 +299,39 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
             The logs.
         """
         self.check_no_train_step()
+        data = keras.tree.map_structure(_as_tensor, data)  # `train_on_batch` hands arrays over
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self._present_step.has_tracked_loss = False
         with self._extended(), batch_weights.step_of(batch_size(x), optimizers_of(self)):
             logs = self.multi_gradient_step(x, y, sample_weight)
+        if not isinstance(logs, dict):
+            raise TypeError(
+                f"`multi_gradient_step` of {type(self).__name__} has to return the logs: a "
+                "dictionary of names and scalar tensors, for example {'loss': loss}. It returned "
+                f"{logs!r} of type {type(logs).__name__}."
+            )
         if "loss" in logs and not self._present_step.has_tracked_loss:
             self._track_loss(logs["loss"], x)
             logs = {**logs, "loss": loss_tracker(self).result()}
         return logs
 
     def check_no_train_step(self):
-        """Refuses a model with a `train_step` of its own."""
-        if super(BackendStep, self).train_step.__func__ is not Trainer.train_step:
+        """Refuses a model with a `train_step` of its own.
+
+        Of a subclass of a model with the mixin one that does not call this one either.
+        """
+        below = super(BackendStep, self).train_step.__func__ is not Trainer.train_step
+        own = type(self).train_step
+        above = own is not BackendStep.train_step
+        # It would call it by its name: super().train_step(...).
+        code = getattr(inspect.unwrap(own), "__code__", None)
+        calls_ours = code is not None and "train_step" in code.co_names
+        if below or (above and not calls_ours):
             raise ValueError(
                 f"{type(self).__name__} has a `train_step` of its own, which takes one gradient a "
-                "step; a multi-gradient step, or a callback that acts inside the step, would not "
-                "use it. Move what it does into `compute_loss` (a loss of your own) or into "
-                "`multi_gradient_step` (a step of your own), and remove `train_step`."
+                "step; a multi-gradient step, `microbatch_size`, or a callback that acts inside "
+                "the step, would not use it. Move what it does into `compute_loss` (a loss of your "
+                "own) or into `multi_gradient_step` (a step of your own), and remove `train_step`."
             )
 
     def _evaluation(self, loss_function, batch, variables, optimizer, summarise=None):
@@ -334,3 +355,21 @@ def _with_aux(loss_function, has_aux):
 
 def _no_scale(loss):
     return loss
+
+
+def _as_tensor(leaf):
+    if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "biuf":
+        return leaf
+    dtype = keras.config.floatx() if leaf.dtype.kind == "f" else None  # as `fit` does
+    return keras.ops.convert_to_tensor(leaf, dtype=dtype)
+
+
+def _check_signature(cls):
+    try:
+        inspect.signature(cls.multi_gradient_step).bind(None, None, None, None)
+    except TypeError as error:
+        raise TypeError(
+            f"`multi_gradient_step` of {cls.__name__} is called with the parts of a batch: def "
+            "multi_gradient_step(self, x, y, sample_weight). It was defined as "
+            f"multi_gradient_step{inspect.signature(cls.multi_gradient_step)}."
+        ) from error

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from keras_cool.keras_private import distribution_strategy, symbolic_build
+from keras_cool.keras_private import distribution_strategy, eager_build, symbolic_build
 
 
 class BackendStep:
@@ -20,14 +20,18 @@ class BackendStep:
     def train_step(self, data):
         if self.takes_plain_step():
             return super().train_step(data)
-        if distribution_strategy(self) is None:
+        if self.run_eagerly:
+            eager_build(self, data)
+        elif distribution_strategy(self) is None:
             # Of a model that a callback has given the mixin since Keras looked whether to build it.
             symbolic_build(self, data_batch=data)
         return self.run_step(data)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Keras defers building to the first trace; inside an evaluation no variable can be made.
-        if distribution_strategy(self) is None and not self.takes_plain_step():
+        # What runs eagerly may ask for values, which symbolic tensors have not.
+        deferred = self.run_eagerly or distribution_strategy(self) is not None
+        if not deferred and not self.takes_plain_step():
             symbolic_build(self, iterator, data_batch)
         else:
             super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
