@@ -30,12 +30,22 @@ class OverlayScope(keras.StatelessScope):
     inside is kept in `updates`, in order of first assignment. The losses that layers add inside
     are known by their layers, and those from outside stay as they are: Keras knows them by the ids
     of tensors, which may be freed, and a call in an inner scope forgets those of the outer one.
+
+    Attributes:
+        on_assigning: A function of the place of a variable in the mapping and of the value that it
+            is assigned, which gives the value that it has from then on; or `None`.
+        keeps_assigned: Boolean, whether `updates` has what variables of the mapping were assigned.
     """
 
+    on_assigning = None
+    keeps_assigned = True
+
     def __init__(self, state_mapping=()):
-        super().__init__(list(state_mapping), collect_losses=True, initialize_variables=False)
+        state_mapping = list(state_mapping)
+        super().__init__(state_mapping, collect_losses=True, initialize_variables=False)
         self._assigned = {}
         self._added_losses = {}
+        self._mapped = {id(variable): i for i, (variable, _) in enumerate(state_mapping)}
 
     def add_losses_of(self, layer, losses):
         """Notes the losses that a layer adds."""
@@ -58,15 +68,19 @@ class OverlayScope(keras.StatelessScope):
         return value
 
     def add_update(self, update):
-        variable, _ = update
+        variable, value = update
         self._assigned[id(variable)] = variable
+        if self.on_assigning is not None and id(variable) in self._mapped:
+            update = variable, self.on_assigning(self._mapped[id(variable)], value)
         super().add_update(update)
 
     @property
     def updates(self):
         """The `(variable, value)` pairs that were assigned inside."""
         return [
-            (v, super(OverlayScope, self).get_current_value(v)) for v in self._assigned.values()
+            (v, super(OverlayScope, self).get_current_value(v))
+            for key, v in self._assigned.items()
+            if self.keeps_assigned or key not in self._mapped
         ]
 
 

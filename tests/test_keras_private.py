@@ -414,6 +414,20 @@ def test_promotion_casts_float64_down_until_it_is_told_not_to(float64):
     assert keras.backend.result_type("float64", "float32") == "float64"
 
 
+def test_what_a_scope_does_with_assignments_to_variables_of_its_mapping():
+    mapped, other = keras.Variable([1.0]), keras.Variable([2.0])
+    with keras_private.OverlayScope([(mapped, keras.ops.ones(1))]) as scope:
+        scope.on_assigning = lambda place, value: value + 10.0 + place
+        scope.keeps_assigned = False
+        mapped.assign([5.0])
+        other.assign([6.0])
+        assert float(mapped.value[0]) == 15
+        assert float(other.value[0]) == 6
+    assert [v is other for v, _ in scope.updates] == [True]
+    scope.keeps_assigned = True
+    assert [float(value[0]) for _, value in scope.updates] == [15, 6]
+
+
 def added(layer):
     return [float(keras.ops.convert_to_numpy(loss)) for loss in layer.losses]
 

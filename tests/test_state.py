@@ -107,3 +107,66 @@ def test_losses_of_layers_leave_nothing_behind(data):
     model.compile(kc.optimizers.Heun(0.01), loss="mse")
     model.fit(*data, verbose=0)
     assert [float(loss) for loss in model.losses] == []
+
+
+class OwnStep(kc.Model):
+    """The default step, written as users write it."""
+
+    def multi_gradient_step(self, x, y, sample_weight):
+        def loss_function(x, y):
+            return self.compute_loss(x, y, self(x, training=True))
+
+        variables = self.trainable_variables
+        loss, gradients = self.value_and_grad(loss_function, variables, batch=(x, y))
+        self.apply_gradients(gradients, variables)
+        return {"loss": loss}
+
+
+EULER = kc.optimizers.Tableau(a=[[]], b=[1.0], order=1)
+
+WAYS_OF_ONE_GRADIENT = {
+    "own step": (OwnStep, lambda inner: inner, {}),
+    "micro-batches": (kc.Model, lambda inner: inner, {"microbatch_size": 16}),
+    "window, mixin": (kc.Model, lambda inner: kc.optimizers.Accumulate(inner, 1), {}),
+    "window": (keras.Model, lambda inner: kc.optimizers.Accumulate(inner, 1), {}),
+    "method": (kc.Model, lambda inner: kc.optimizers.RungeKutta(inner, EULER), {}),
+}
+
+
+def spectrally_normalised(model_class):
+    keras.utils.set_random_seed(0)
+    dense = keras.layers.Dense(3, kernel_initializer=keras.initializers.RandomNormal(stddev=2.0))
+    inputs = keras.Input((4,))
+    hidden = keras.layers.SpectralNormalization(dense, power_iterations=2)(inputs)
+    return model_class(inputs, keras.layers.Dense(1)(hidden))
+
+
+def clipped_embedding(model_class):
+    """Assigns to the table in which it then looks up: the gradient of that is of a few rows."""
+
+    class Clipped(keras.layers.Embedding):
+        def call(self, x):
+            self._embeddings.assign(keras.ops.clip(self._embeddings, -0.02, 0.02))
+            return super().call(x)
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    rows = Clipped(7, 2)(keras.ops.cast(inputs > 0, "int32"))
+    return model_class(inputs, keras.layers.Dense(1)(keras.layers.Flatten()(rows)))
+
+
+@pytest.mark.parametrize("way", WAYS_OF_ONE_GRADIENT)
+@pytest.mark.parametrize("make", [spectrally_normalised, clipped_embedding])
+def test_a_layer_that_assigns_to_what_is_trained_is_as_in_keras_own_step(make, way):
+    """On TensorFlow and PyTorch that goes on from what was assigned, with the gradient there; on
+    JAX from the weights before, with the gradient through the assignment."""
+    model_class, wrap, options = WAYS_OF_ONE_GRADIENT[way]
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(48, 4)).astype("float32"), rng.normal(size=(48, 1)).astype("float32")
+    model, expected = make(model_class), make(keras.Model)
+    model.compile(wrap(keras.optimizers.SGD(0.05, momentum=0.9)), loss="mse", **options)
+    expected.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss="mse")
+    for m in (model, expected):
+        m.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
+    for a, b in zip(model.get_weights(), expected.get_weights()):
+        np.testing.assert_allclose(a, b, atol=1e-6)

@@ -14,6 +14,9 @@ def value_and_grad(objective, scope_at, tensors):
     def watched(tensors):
         tensors = [_watch(reached, i, t) for i, t in enumerate(tensors)]
         with scope_at(tensors) as scope:
+            # Keras' own step differentiates through what a layer assigns to its weights, as
+            # spectral normalisation does, and then goes on from the weights as they were.
+            scope.keeps_assigned = False
             return objective(tensors, scope)
 
     (value, aux), gradients = jax.value_and_grad(watched, has_aux=True)(list(tensors))

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from keras_cool.gradients.assigned_leaves import AssignedLeaves
+
 
 def value_and_grad(objective, scope_at, tensors):
     """Gives `(value, aux, gradients)` of `objective(tensors, scope) -> (value, aux)`.
@@ -13,10 +15,22 @@ def value_and_grad(objective, scope_at, tensors):
         # An alias of its own for each, so that one tensor given twice has two gradients.
         tensors = [tf.identity(tf.convert_to_tensor(t)) for t in tensors]
         tape.watch(tensors)
+
+        def new_leaf(value):
+            leaf = tf.stop_gradient(value)
+            tape.watch(leaf)
+            return leaf
+
         with scope_at(tensors) as scope:
+            assigned = AssignedLeaves(scope, tensors, new_leaf, _sum)
             value, aux = objective(tensors, scope)
             with tape.stop_recording():
-                return value, aux, tape.gradient(value, tensors)
+                gradients = tape.gradient(value, assigned.all_leaves())
+                return value, aux, assigned.joined(gradients)
+
+
+def _sum(a, b):
+    return tf.convert_to_tensor(a) + tf.convert_to_tensor(b)
 
 
 def densify(gradient, tensor):

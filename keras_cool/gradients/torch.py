@@ -3,6 +3,7 @@
 import torch
 from keras import tree
 
+from keras_cool.gradients.assigned_leaves import AssignedLeaves
 from keras_cool.keras_private import get_keras_mask, set_keras_mask
 
 
@@ -18,9 +19,11 @@ def value_and_grad(objective, scope_at, tensors):
     with torch.enable_grad():
         leaves = [_leaf(t, recording) for t in tensors]
         with scope_at(leaves) as scope:
+            assigned = AssignedLeaves(scope, leaves, _new_leaf, torch.add)
             value, aux = objective(leaves, scope)
+            leaves = assigned.all_leaves()
             nested = recording and _depends_on_others(value, leaves)
-            gradients = _gradients(value, leaves, nested)
+            gradients = assigned.joined(_gradients(value, leaves, nested))
     if not nested:
         value, aux = tree.map_structure(_detach, (value, aux))
     return value, aux, gradients
@@ -55,6 +58,10 @@ def _leaf(tensor, recording):
     if recording and tensor.requires_grad:
         return tensor.view_as(tensor)
     return tensor.detach().requires_grad_()
+
+
+def _new_leaf(value):
+    return torch.as_tensor(value).detach().clone().requires_grad_()
 
 
 def _depends_on_others(value, leaves):
