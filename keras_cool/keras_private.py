@@ -210,6 +210,11 @@ def promotes_to_float64():
     return all(BIT64_TO_BIT32_DTYPE[name] == name for name in ("float64", "complex128"))
 
 
+def in_layer_call():
+    """Whether a layer, or a model, is being called."""
+    return get_global_attribute("current_call_ctx") is not None
+
+
 def forward(model, x):
     """The model's training-mode output, called as Keras' own `train_step` calls it."""
     return model(x, training=True) if model._call_has_training_arg else model(x)
@@ -430,6 +435,7 @@ __all__ = [
     "functional_init_arguments",
     "get_keras_mask",
     "held_value",
+    "in_layer_call",
     "in_stateless_scope",
     "infinity_norm",
     "is_seed_state",

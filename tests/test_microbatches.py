@@ -479,3 +479,94 @@ def test_convolutions(size):
         model.fit(x, Y[:48], batch_size=48, epochs=3, shuffle=False, verbose=0)
         models.append(model)
     assert_same_weights(models[1], models[0])
+
+
+class WithSums(kc.Model):
+    """Two `sum` losses inside a layer: one over its weights, one over what the samples make."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.rows = rows
+        self.dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+        self.built = True
+
+    def build(self, shape=None):
+        self.dense.build((None, self.rows))
+
+    def call(self, x):
+        total = keras.losses.MeanSquaredError(reduction="sum")
+        y = self.dense(x)
+        self.add_loss(0.1 * total(ops.zeros(self.dense.kernel.shape), self.dense.kernel))
+        self.add_loss(0.01 * total(ops.ones_like(y), y))
+        return y
+
+
+@pytest.mark.parametrize("loss", ["mse", "sum"])
+@pytest.mark.parametrize("way", ["micro-batches", "window", "both"])
+def test_a_sum_that_no_sample_enters_counts_once(way, loss):
+    """A penalty on a kernel that has as many rows as a micro-batch samples; NumPy in float64."""
+    options = {} if way == "window" else {"microbatch_size": 4}
+    steps = {"micro-batches": 1, "window": 2, "both": 2}[way]
+    sgd = keras.optimizers.SGD(0.001)
+    model = WithSums(4)
+    model.build()
+    optimizer = sgd if steps == 1 else kc.optimizers.Accumulate(sgd, steps)
+    compiled_loss = keras.losses.MeanSquaredError(reduction="sum") if loss == "sum" else loss
+    model.compile(optimizer, loss=compiled_loss, **options)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(16, 4)), rng.normal(size=(16, 1))
+    model.fit(x, y, batch_size=16 // steps, shuffle=False, epochs=2, verbose=0)
+    w = np.ones((4, 1))
+    for _ in range(2):
+        residual = x @ w - y
+        main = 2 * x.T @ residual / (1 if loss == "sum" else 16)
+        w = w - 0.001 * (main + 0.1 * 2 * w + 0.01 * 2 * x.T @ (x @ w - 1))
+    np.testing.assert_allclose(model.get_weights()[0], w, rtol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [1, 4, 10])
+def test_what_has_as_many_entries_as_a_microbatch_by_chance_is_no_samples(samples):
+    """A vector of 4 beside the loss, with micro-batches of 4: it was joined to one of 4 each."""
+
+    class Vector(kc.Model):
+        def multi_gradient_step(self, x, y, sample_weight):
+            def loss_function(x, y):
+                prediction = self(x, training=True)
+                aux = {"per feature": ops.mean(x, axis=0)} if self.vector else {"rows": prediction}
+                return self.compute_loss(x, y, prediction), aux
+
+            (loss, aux), _ = self.value_and_grad(
+                loss_function, self.trainable_variables, has_aux=True, batch=(x, y)
+            )
+            return {"loss": loss, **{k: ops.sum(v) for k, v in aux.items()}}
+
+    inputs = keras.Input((4,))
+    model = Vector(inputs, keras.layers.Dense(1, kernel_initializer="ones")(inputs))
+    model.compile("sgd", loss="mse", microbatch_size=4)
+    x, y = np.ones((samples, 4), "float32"), np.ones((samples, 1), "float32")
+    model.vector = False
+    logs = model.fit(x, y, batch_size=samples, verbose=0).history
+    assert logs["rows"] == [4 * samples]
+    model.vector = True
+    model.compile("sgd", loss="mse", microbatch_size=4)
+    with pytest.raises(ValueError, match=r"has the samples as its first dimension.*\(4,\)"):
+        model.fit(x, y, batch_size=samples, verbose=0)
+
+
+@pytest.mark.backend("jax")
+@pytest.mark.parametrize("optimizer", ["sgd", "heun", "accumulate"])
+def test_no_tracer_leaves_a_step(optimizer):
+    import jax
+
+    make = {
+        "sgd": lambda: "sgd",
+        "heun": lambda: kc.optimizers.Heun(0.1),
+        "accumulate": lambda: kc.optimizers.Accumulate("sgd", 2),
+    }[optimizer]
+    inputs = keras.Input((4,))
+    outputs = keras.layers.Dense(1)(keras.layers.Dropout(0.5)(inputs))
+    model = kc.Model(inputs, outputs)
+    model.compile(make(), loss="mse", metrics=["mae"], microbatch_size=4)
+    x = np.ones((16, 4), "float32")
+    with jax.checking_leaks():
+        model.fit(x, x[:, :1], batch_size=8, verbose=0)

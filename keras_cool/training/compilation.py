@@ -5,6 +5,7 @@ import keras
 from keras_cool.optimizers_of import accumulating_optimizers
 from keras_cool.training.microbatches import Microbatches
 from keras_cool.training.step import multi_gradient_method
+from keras_cool.training.whole_batch import LossKinds
 
 
 class Injected:
@@ -19,6 +20,7 @@ class Compilation:
 
     _microbatches: Microbatches | None = None
     _injected: "Injected | None" = None
+    _loss_kinds: LossKinds | None = None  # of a model that was injected when it was compiled
 
     def compile(self, *args, microbatch_size=None, **kwargs):
         """Configures the model for training: `keras.Model.compile`, and the soft batch.
@@ -42,6 +44,7 @@ class Compilation:
             kwargs["optimizer"] = injected.optimizer
         super().compile(*args, **kwargs)
         self._microbatches = microbatches
+        self._loss_kinds = LossKinds()
         self.share_seeds()
 
     @property

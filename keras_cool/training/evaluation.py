@@ -6,7 +6,14 @@ from keras_cool.backend import SameRandomNumbers, sum_over_replicas, while_loop
 from keras_cool.gradients import densify, value_and_grad_at
 from keras_cool.keras_private import OverlayScope, is_seed_state
 from keras_cool.training.fingerprint import fingerprint
-from keras_cool.training.whole_batch import WholeBatchLosses
+from keras_cool.training.microbatches import Microbatches
+from keras_cool.training.whole_batch import (
+    ALL,
+    LossKinds,
+    SampleDimensions,
+    UnknownSumError,
+    WholeBatchLosses,
+)
 
 
 class Evaluation:
@@ -28,6 +35,7 @@ class Evaluation:
             logs, or `None`. It is called in the first evaluation.
         window_share: The batch's share of the batches that an update is made of, a number or a
             scalar tensor.
+        kinds: The `LossKinds` of the model.
     """
 
     def __init__(
@@ -38,6 +46,7 @@ class Evaluation:
         scale_loss,
         summarise=None,
         window_share=1.0,
+        kinds=None,
     ):
         self.variables = variables
         self.loss = None
@@ -54,6 +63,7 @@ class Evaluation:
         self._scale_loss = scale_loss
         self._summarise = summarise
         self._window_share = window_share
+        self._kinds = kinds or LossKinds()
         self._random_numbers = SameRandomNumbers()
 
     def __call__(self, point):
@@ -116,10 +126,28 @@ class Evaluation:
 
     def _compute(self, point, differentiate=True):
         """Gives `(loss, aux, logs, gradients)`, those of the scaled loss."""
-        losses = WholeBatchLosses(1.0, window_share=self._window_share)
-        *result, divisor = self._part(point, self._batch, losses, differentiate=differentiate)
+        is_whole = isinstance(self._window_share, float)  # then a sum is what it is
+        try:
+            sums = ALL if is_whole else self._sums_of_samples(point)
+            losses = WholeBatchLosses(1.0, window_share=self._window_share, sums=sums)
+            *result, divisor = self._part(point, self._batch, losses, differentiate=differentiate)
+        except UnknownSumError:
+            self._kinds.have_sums = True
+            return self._compute(point, differentiate)
         self._note_weight(losses, divisor)
         return result
+
+    def _sums_of_samples(self, point):
+        """Which `sum` losses are ones over samples; `None` as long as none has been met."""
+        return self._sample_dimensions(point).of_sums if self._kinds.have_sums else None
+
+    def _sample_dimensions(self, point):
+        def run(batch, losses):
+            with OverlayScope(zip(self.variables, point, strict=True)), losses.correcting():
+                return self._loss_function(*batch)
+
+        tensors, pack = Microbatches.flatten(self._batch)
+        return SampleDimensions(run, tensors, pack)
 
     def _note_weight(self, losses, divisor):
         self.divisor = divisor

@@ -7,6 +7,7 @@ import keras
 from keras_cool.keras_private import set_compiled_optimizer
 from keras_cool.training.compilation import Injected
 from keras_cool.training.mixin import MultiGradientMixin
+from keras_cool.training.whole_batch import LossKinds
 
 
 def inject(model, optimizer=None):
@@ -47,6 +48,7 @@ def inject(model, optimizer=None):
         )
     if not isinstance(model, MultiGradientMixin):
         model.__class__ = _with_mixin(type(model))
+        model._loss_kinds = LossKinds()
         model.train_function = None
     if optimizer is not None and model.compiled and model.optimizer is not optimizer:
         set_compiled_optimizer(model, _scaled_as_compile_does(model, optimizer))

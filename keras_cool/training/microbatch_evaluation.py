@@ -7,7 +7,12 @@ from keras_cool.backend import number_of_replicas, over_microbatches, sum_over_r
 from keras_cool.gradients import densify
 from keras_cool.keras_private import OverlayScope
 from keras_cool.training.evaluation import Evaluation
-from keras_cool.training.whole_batch import UnknownNormaliserError, WholeBatchLosses
+from keras_cool.training.whole_batch import (
+    ALL,
+    UnknownNormaliserError,
+    UnknownSumError,
+    WholeBatchLosses,
+)
 
 
 class MicrobatchEvaluation(Evaluation):
@@ -61,38 +66,41 @@ class MicrobatchEvaluation(Evaluation):
     def _compute(self, point, differentiate=True):
         tensors, pack = self._microbatches.flatten(self._batch)
         observed = self._observers if self.loss is None and differentiate else []
-        totals = []
-        if self._microbatches.losses_have_normalisers:
-            totals = self._normalisers(point, tensors, pack)
         try:
+            totals = self._normalisers(point, tensors, pack) if self._kinds.have_normalisers else []
+            sums = self._sums_of_samples(point)
             return self._sum_over_microbatches(
-                point, tensors, pack, totals, differentiate, observed
+                point, tensors, pack, totals, sums, differentiate, observed
             )
+        except UnknownSumError:
+            self._kinds.have_sums = True
         except UnknownNormaliserError:
-            if self._microbatches.losses_have_normalisers:
+            if self._kinds.have_normalisers:
                 raise
-            self._microbatches.losses_have_normalisers = True
-            return self._compute(point, differentiate)
+            self._kinds.have_normalisers = True
+        return self._compute(point, differentiate)
 
     def _normalisers(self, point, tensors, pack):
         """The losses' normalisers, summed over the batch: a forward pass, of which a compiler
         leaves what they depend on."""
 
         def body(state, microbatch, share):
-            losses = WholeBatchLosses(share)
+            losses = WholeBatchLosses(share, sums=ALL)
             with OverlayScope(zip(self.variables, point, strict=True)), losses.correcting():
                 self._loss_function(*pack(microbatch))
             return losses.normalisers, [], [], []
 
         return over_microbatches(body, list, tensors, self._microbatches.size)[0]
 
-    def _sum_over_microbatches(self, point, tensors, pack, totals, differentiate, observed):
+    def _sum_over_microbatches(
+        self, point, tensors, pack, totals, sums_of_samples, differentiate, observed
+    ):
         assigned, result = [], {}
         differentiated = point if differentiate else []
         missing = [True] * len(self.variables)
 
         def body(state, microbatch, share):
-            losses = WholeBatchLosses(share, totals, self._window_share)
+            losses = WholeBatchLosses(share, totals, self._window_share, sums_of_samples)
             first = not result
             with OverlayScope(zip(assigned, state, strict=True)) as scope:
                 loss, aux, logs, gradients, divisor = self._part(
@@ -100,8 +108,11 @@ class MicrobatchEvaluation(Evaluation):
                 )
             _note_assigned(assigned, scope, first)
             missing[:] = [m and g is None for m, g in zip(missing, gradients, strict=False)]
-            result.update(aux=aux, logs=logs, losses=losses, divisor=divisor)
-            scalars, rows = _split_aux(aux, microbatch[0])
+            # Not the tensors themselves, which would leave the loop.
+            result.update(aux=_without_tensors(aux), logs=_without_tensors(logs))
+            result.update(is_a_sum=losses.is_a_sum, has_divisor=divisor is not None)
+            result.update(has_several_divisors=losses.have_several_divisors)
+            scalars, rows = _split_aux(aux, microbatch[0], follow)
             sums = [densify(g, p) for g, p in zip(gradients, differentiated, strict=True)]
             sums += [s * ops.cast(share, s.dtype) for s in [loss, *scalars]]
             if divisor is not None:
@@ -111,6 +122,9 @@ class MicrobatchEvaluation(Evaluation):
                 sums.append(ops.ones(()))
             state = [scope.get_current_value(v) for v in assigned]
             return [_wide(s) for s in sums], state, rows, _tensors(logs)
+
+        def follow():
+            return self._sample_dimensions(point).of_aux
 
         def state():
             return [v.value for v in assigned]
@@ -122,8 +136,9 @@ class MicrobatchEvaluation(Evaluation):
             variable.assign(value)
         if observed:
             sums, self._measured = sums[: -len(observed) - 1], sums[-len(observed) - 1 :]
-        divisor = None if result["divisor"] is None else sums.pop()
-        self._note_weight(result["losses"], divisor)
+        self.divisor = sums.pop() if result["has_divisor"] else None
+        self.is_a_sum = result["is_a_sum"]
+        self.has_several_divisors = result["has_several_divisors"]
         gradients = [
             None if absent else ops.cast(g, p.dtype)
             for g, p, absent in zip(sums, differentiated, missing, strict=False)
@@ -154,30 +169,51 @@ def _tensors(nest):
     return [leaf for leaf in tree.flatten(nest) if ops.is_tensor(leaf)]
 
 
+class _Place:
+    """Stands for a tensor in a nest."""
+
+    def __init__(self, tensor):
+        self.dimensions = len(tensor.shape)
+
+
+def _without_tensors(nest):
+    return tree.map_structure(lambda x: _Place(x) if ops.is_tensor(x) else x, nest)
+
+
 def _with_tensors(nest, tensors):
     remaining = iter(tensors)
-    leaves = [next(remaining) if ops.is_tensor(x) else x for x in tree.flatten(nest)]
+    leaves = [next(remaining) if isinstance(x, _Place) else x for x in tree.flatten(nest)]
     return tree.pack_sequence_as(nest, leaves)
 
 
-def _split_aux(aux, microbatch):
-    """The scalars of `aux`, to be averaged, and its other tensors, to be joined."""
+def _split_aux(aux, microbatch, follow):
+    """The scalars of `aux`, to be averaged, and its other tensors, to be joined.
+
+    Args:
+        aux: Nest of tensors.
+        microbatch: Tensor, samples first.
+        follow: A function that gives for each tensor whether its first dimension is the samples.
+    """
     tensors = _tensors(aux)
     scalars = [t for t in tensors if len(t.shape) == 0]
     rows = [t for t in tensors if len(t.shape) > 0]
     integers = any("float" not in keras.backend.standardize_dtype(t.dtype) for t in scalars)
-    if integers or any(t.shape[0] != microbatch.shape[0] for t in rows):
+    # A tensor may have as many entries as a micro-batch has samples, by chance.
+    others = integers or any(t.shape[0] != microbatch.shape[0] for t in rows)
+    if others or (
+        rows and not all(f for f, t in zip(follow(), tensors, strict=True) if len(t.shape))
+    ):
         shapes = [f"{keras.backend.standardize_dtype(t.dtype)} {tuple(t.shape)}" for t in tensors]
         raise ValueError(
             "Under `microbatch_size` what a loss function returns beside the loss is either a "
             "floating-point scalar, which is averaged over the samples, or has the samples as its "
-            f"first dimension, {microbatch.shape[0]} of them here. It returned: {shapes}."
+            f"first dimension, {microbatch.shape[0]} of them here. It returned: {shapes}. Reduce "
+            "the others to scalars, or leave them out."
         )
     return scalars, rows
 
 
 def _joined_aux(aux, scalars, rows):
     scalars, rows = iter(scalars), iter(rows)
-    return _with_tensors(
-        aux, [next(rows) if len(t.shape) else next(scalars) for t in _tensors(aux)]
-    )
+    places = [x for x in tree.flatten(aux) if isinstance(x, _Place)]
+    return _with_tensors(aux, [next(rows) if p.dimensions else next(scalars) for p in places])

@@ -25,9 +25,6 @@ class Microbatches:
                 "`microbatch_size=None` every batch is computed at once."
             )
         self.size = int(size)
-        # Whether the losses have normalisers that are summed over the batch first. It is found out
-        # when they are computed, and remembered: on PyTorch it costs a forward pass.
-        self.losses_have_normalisers = False
         self.have_counted = False  # not in a step of one's own
         self._skipped_steps = keras.Variable(
             0,

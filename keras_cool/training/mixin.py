@@ -339,9 +339,11 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
         arguments = (loss_function, batch, variables, scale_loss, summarise)
         share = batch_weights.window_share(optimizer)
         if self._microbatches is None or not keras.tree.flatten(batch):
-            return Evaluation(*arguments, window_share=share)
+            return Evaluation(*arguments, share, self._loss_kinds)
         observers = self.part_observers() if optimizer is self.optimizer else []
-        return MicrobatchEvaluation(self._microbatches, observers, *arguments, window_share=share)
+        return MicrobatchEvaluation(
+            self._microbatches, observers, *arguments, share, self._loss_kinds
+        )
 
     def _track_loss(self, loss, x):
         # Keras takes the epoch's "loss" from this running mean, whatever the steps returned.

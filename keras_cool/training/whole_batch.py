@@ -1,12 +1,33 @@
 """How Keras' losses on a part of a batch are normalised, so that the parts make up the whole."""
 
-from keras import ops
+from keras import ops, tree
 
-from keras_cool.keras_private import ReducingLosses, apply_mask
+from keras_cool.keras_private import OverlayScope, ReducingLosses, apply_mask, in_layer_call
 
 
 class UnknownNormaliserError(Exception):
     """A loss met a normaliser that has to be summed over the whole batch first."""
+
+
+class UnknownSumError(Exception):
+    """A loss is a sum, and it has to be found out first whether over samples."""
+
+
+class _All:
+    def __getitem__(self, index):
+        return True
+
+
+ALL = _All()  # for `sums`: each of them is one over samples
+
+
+class LossKinds:
+    """What kinds of losses a model has met: found out when they are computed, and remembered, since
+    outside of a compiled step to find out costs a forward pass each time."""
+
+    def __init__(self):
+        self.have_normalisers = False
+        self.have_sums = False
 
 
 class WholeBatchLosses:
@@ -27,11 +48,16 @@ class WholeBatchLosses:
             the order in which they are computed; or `None` where they are not to be had, and such
             a loss stays as it is.
         window_share: The whole's share of the window, a number or a scalar tensor.
+        sums: List of booleans, whether a sum is one over samples, for each `sum` loss in the order
+            in which they are computed; or `None` where that is not known, an `UnknownSumError`.
     """
 
-    def __init__(self, share, totals=None, window_share=1.0):
+    def __init__(self, share, totals=None, window_share=1.0, sums=None):
         self.normalisers = []
         self.divisor = None
+        self.shapes_of_sums = []
+        self._are_of_samples = sums
+        self._divisor_is_of_a_layer = False
         self._reductions = 0
         self._sums = 0
         self._share = share
@@ -42,7 +68,7 @@ class WholeBatchLosses:
         """The context in which the losses of the part are computed.
 
         `divisor` is afterwards what the first of them is divided by, a scalar tensor: the number
-        of its values, or its normaliser.
+        of its values, or its normaliser. Those that layers add come after the others.
         """
         return ReducingLosses(self._reduce)
 
@@ -63,15 +89,22 @@ class WholeBatchLosses:
         loss = keras_reduction(values, weights, mask, reduction, dtype)
         if reduction in (None, "none") or len(ops.shape(values)) == 0:
             return loss
-        self._reductions += 1
         if reduction == "sum":
+            self.shapes_of_sums.append(tuple(values.shape))
+            if self._are_of_samples is None:
+                raise UnknownSumError
+            if not self._are_of_samples[len(self.shapes_of_sums) - 1]:
+                return loss  # as a penalty on weights, which no sample enters
+            self._reductions += 1
             self._sums += 1
             share = ops.cast(self._share, loss.dtype) * ops.cast(self._window_share, loss.dtype)
             return loss / share
+        self._reductions += 1
         normaliser = _normaliser(sample_weight, mask, reduction, loss.dtype)
-        if self.divisor is None:
+        if self.divisor is None or (self._divisor_is_of_a_layer and not in_layer_call()):
             divisor = ops.size(values) if normaliser is None else normaliser
             self.divisor = ops.cast(divisor, "float32")
+            self._divisor_is_of_a_layer = in_layer_call()
         if normaliser is None:
             return loss
         self.normalisers.append(normaliser)
@@ -81,6 +114,40 @@ class WholeBatchLosses:
             raise UnknownNormaliserError
         total = self._totals[len(self.normalisers) - 1]
         return loss * ops.divide_no_nan(normaliser, total * ops.cast(self._share, loss.dtype))
+
+
+class SampleDimensions:
+    """Tells what follows the number of samples from what does not, by a look at one and at two.
+
+    Args:
+        run: A function `run(batch, losses)` that computes the loss of a batch inside of the
+            context of `losses`, and gives what the loss function returned.
+        tensors: List of the tensors of a batch, samples first.
+        pack: A function of such a list that gives the batch.
+    """
+
+    def __init__(self, run, tensors, pack):
+        self._seen = []
+        for count in (1, 2):
+            losses = WholeBatchLosses(1.0, sums=ALL)
+            few = [ops.take(t, [0] * count, axis=0) for t in tensors]
+            with OverlayScope():
+                _, aux = run(pack(few), losses)
+            tensors_of_aux = [t for t in tree.flatten(aux) if ops.is_tensor(t)]
+            shapes = [tuple(t.shape) for t in tensors_of_aux]
+            self._seen.append((losses.shapes_of_sums, shapes))
+
+    @property
+    def of_sums(self):
+        """Whether each of the `sum` losses is one over samples."""
+        one, two = (shapes for shapes, _ in self._seen)
+        return [a != b for a, b in zip(one, two, strict=True)]
+
+    @property
+    def of_aux(self):
+        """Whether each tensor beside the loss has the samples as its first dimension."""
+        one, two = (shapes for _, shapes in self._seen)
+        return [a[:1] == (1,) and b[:1] == (2,) for a, b in zip(one, two, strict=True)]
 
 
 def _normaliser(sample_weight, mask, reduction, dtype):
