@@ -324,6 +324,100 @@ def test_it_goes_back_further_if_trouble_comes_back_at_once(keep, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_best_loss_is_that_of_the_state_gone_back_to():
+    """A loss that an older state has always had is no explosion of a later one."""
+    model = linear_model(keras.optimizers.SGD(0.1), start="ones")
+    rescue, best = Rescue(frequency=1), []
+
+    class Moves(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            best.append(rescue._saved["best"])
+            if batch in (12, 14):  # trouble, and at once again: from no state since
+                model.set_weights([np.full((3, 1), np.nan, "float32")])
+
+    x, y = np.tile(X[:10], (40, 1)), np.tile(Y[:10], (40, 1))  # one batch: the loss only falls
+    fit(model, rescue, x, y, epochs=1, callbacks=[Moves()])
+    assert len(rescue.rescues) == 2
+    assert best[15] > best[13] > best[12]
+
+
+def several(optimizer):
+    """The rates of both layers' weights, 1e4 times the largest stable one."""
+    second = keras.optimizers.SGD(1e4 * LARGEST_RATE, momentum=0.9)
+    chosen = keras.optimizers.OptimizerMap(optimizer, {".*bias": second})
+    return keras.optimizers.MultiOptimizer(chosen), second
+
+
+AROUND = {
+    "alone": lambda optimizer: optimizer,
+    "loss-scale": lambda optimizer: keras.optimizers.LossScaleOptimizer(optimizer, 8.0),
+    "accumulate": lambda optimizer: kc.optimizers.Accumulate(optimizer, 1),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_all_rates_of_a_multi_optimizer_are_lowered(name):
+    first = keras.optimizers.SGD(1e4 * LARGEST_RATE, momentum=0.9)
+    optimizer, second = several(first)
+    keras.utils.set_random_seed(0)
+    model = kc.Model(inputs := keras.Input((3,)), keras.layers.Dense(1)(inputs))
+    model.compile(AROUND[name](optimizer), loss="mse")
+    rescue = Rescue(patience=9, factor=1e-2, frequency=2)
+    history = fit(model, rescue, epochs=12)
+    lowered = 1e4 * LARGEST_RATE * 1e-2 ** len(rescue.rescues)
+    for each in (first, second):
+        assert float(each.learning_rate) == pytest.approx(lowered, rel=1e-5)
+    assert not rescue.gave_up and history["loss"][-1] < history["loss"][0]
+
+
+class TwoOptimizers(kc.Model):
+    """Each layer has an optimizer of its own, as in a GAN."""
+
+    def __init__(self, second):
+        super().__init__()
+        self.hidden, self.head = keras.layers.Dense(4), keras.layers.Dense(1)
+        self(X)
+        self.second = second
+        second.build(self.head.trainable_variables)
+
+    def call(self, x):
+        return self.head(self.hidden(x))
+
+    def multi_gradient_step(self, x, y, sample_weight):
+        loss = None
+        for layer, optimizer in ((self.hidden, self.optimizer), (self.head, self.second)):
+            variables = layer.trainable_variables
+            loss, gradients = self.value_and_grad(
+                lambda: self.compute_loss(x, y, self(x, training=True)), variables
+            )
+            self.apply_gradients(gradients, variables, optimizer)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_the_rate_of_a_second_optimizer_is_lowered_too(scheduled):
+    keras.utils.set_random_seed(0)
+    rate = 100.0
+    rate = keras.optimizers.schedules.ExponentialDecay(rate, 10**6, 0.5) if scheduled else rate
+    model = TwoOptimizers(keras.optimizers.SGD(rate, momentum=0.9))
+    model.compile(keras.optimizers.SGD(0.01), loss="mse")
+    model.optimizer.build(model.hidden.trainable_variables)
+    rescue = Rescue(patience=9, factor=0.1, frequency=2)
+    history = fit(model, rescue, epochs=12)
+    found = float(keras.ops.convert_to_numpy(model.second.learning_rate))
+    assert found == pytest.approx(100 * 0.1 ** len(rescue.rescues), rel=1e-4)
+    assert 2 <= len(rescue.rescues) <= 5 and not rescue.gave_up
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_a_step_size_that_is_still_to_be_chosen_stays_so():
+    model = linear_model(kc.optimizers.RK45(), kc.Model, start="ones")
+    rescue = Rescue(patience=3)
+    fit(model, rescue, y=np.full_like(Y, np.nan), epochs=2)
+    assert len(rescue.rescues) == 2
+    assert fit(model, None, epochs=1)["step_size"][0] > 0
+
+
 @pytest.mark.parametrize("spike", [False, True])
 @pytest.mark.parametrize("way", ["skipped", "own"])
 def test_a_loss_that_is_nan_hides_nothing_after_it(way, spike):

@@ -10,7 +10,7 @@ SPACING = 4  # how many times as old each of them may become as the one after it
 
 @dataclasses.dataclass
 class KeptState:
-    """A state of the training, the epoch that it is from, and the learning rates then.
+    """A state of the training, the epoch that it is from, and learning rates and best loss then.
 
     `number` counts the good states, in their order.
     """
@@ -18,6 +18,7 @@ class KeptState:
     state: TrainingState
     epoch: int
     rates: list
+    best: float
     number: int = -1
 
 
@@ -43,10 +44,10 @@ class GoodStates:
         """Whether there is one."""
         return self._places[0] is not None
 
-    def keep(self, model, epoch):
+    def keep(self, model, epoch, best):
         """Gives the present state of a training, not yet as a good one."""
         path = None if self._path is None else self._file("unconfirmed")
-        return KeptState(TrainingState(model, path), epoch, rates_of(model))
+        return KeptState(TrainingState(model, path), epoch, rates_of(model), best)
 
     def add(self, kept):
         """Adds a state that has proved good, as the newest one."""

@@ -9,9 +9,9 @@ from keras_cool.callbacks.figure import new_figure
 from keras_cool.callbacks.files import checked_path, replacing
 from keras_cool.callbacks.learning_rates import (
     checked_rates,
-    optimizers_of,
     set_schedule,
     updates_of,
+    with_rates,
 )
 from keras_cool.callbacks.random_generators import RandomGenerators
 from keras_cool.callbacks.range_test import (
@@ -118,14 +118,14 @@ class LearningRateFinder(keras.callbacks.Callback):
                 f"steps_per_execution={model.steps_per_execution}: so many steps would share a "
                 "rate and show one loss. Set `model.steps_per_execution = 1` for the test."
             )
-        if len(optimizers_of(model)) > 1:
+        if len(with_rates(model.optimizer)) > 1:
             raise ValueError(
                 "LearningRateFinder looks for one learning rate, and "
                 f"{type(model.optimizer).__name__} has several. Run the test with one optimizer "
                 "for all variables."
             )
         _check_chosen_by_user(model.optimizer)
-        checked_rates(model, self)
+        checked_rates([model.optimizer], self)
         self._loss = RunningLoss(model, self)
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -1,9 +1,10 @@
-"""The learning rates of a model's optimizer, constants and schedules, and its updates."""
+"""The learning rates of a model's optimizers, constants and schedules, and its updates."""
 
 import keras
 
 from keras_cool import backend
 from keras_cool.keras_private import learning_rate_schedule, velocities
+from keras_cool.optimizers_of import optimizers_of as all_optimizers_of
 
 
 @keras.saving.register_keras_serializable(package="keras_cool")
@@ -34,14 +35,29 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return cls(schedule, config["factor"])
 
 
+def with_rates(optimizer):
+    """The optimizers that have the learning rates of `optimizer`: itself, or those of the
+    `MultiOptimizer` that it is or holds."""
+    inner = innermost(optimizer)
+    several = isinstance(inner, keras.optimizers.MultiOptimizer)
+    return list(inner.optimizers) if several else [optimizer]
+
+
+def innermost(optimizer):
+    """The optimizer inside all that is around it, as `Accumulate` or a `LossScaleOptimizer`."""
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
+
+
 def optimizers_of(model):
-    """The optimizers that have a learning rate: the model's own, or those of a `MultiOptimizer`."""
-    return list(getattr(model.optimizer, "optimizers", None) or [model.optimizer])
+    """The optimizers of a model that have a learning rate, second ones (of a GAN) included."""
+    return [o for optimizer in all_optimizers_of(model) for o in with_rates(optimizer)]
 
 
-def checked_rates(model, callback):
+def checked_rates(optimizers, callback):
     """Raises a `ValueError` if a learning rate is a function, which has no value to change."""
-    for optimizer in optimizers_of(model):
+    for optimizer in optimizers:
         schedule = learning_rate_schedule(optimizer)
         if schedule is None or _is_schedule(schedule):
             continue
@@ -63,13 +79,13 @@ def updates_of(model):
 
 
 def set_schedule(model, optimizer, schedule):
-    """Gives the model's optimizer another schedule, and the model a training function with it."""
+    """Gives an optimizer of a model another schedule, and the model a training function with it."""
     optimizer.learning_rate = schedule
     model.make_train_function(force=True)  # the one before has its own schedule compiled in
 
 
 def schedule_factor(model):
-    """What the schedules of the model's optimizer are multiplied by: 1 for those of the user."""
+    """What the schedules of the model's optimizers are multiplied by: 1 for those of the user."""
     schedules = [learning_rate_schedule(o) for o in optimizers_of(model)]
     return next((s.factor for s in schedules if isinstance(s, ScaledSchedule)), 1.0)
 
@@ -93,9 +109,7 @@ def scale_velocities(optimizer, factor):
     The momentum of Keras' SGD and RMSprop is a sum of steps, with the learning rates that they were
     taken with: after the rate was lowered it would go on at the old one.
     """
-    while hasattr(optimizer, "inner_optimizer"):
-        optimizer = optimizer.inner_optimizer
-    variables = velocities(optimizer)
+    variables = velocities(innermost(optimizer))
     backend.assign_copies(variables, [factor * value for value in backend.copies(variables)])
 
 

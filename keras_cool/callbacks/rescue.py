@@ -49,7 +49,8 @@ class Rescue(keras.callbacks.Callback):
 
     If there is, weights, optimizer, layer state, metrics and the model's random seeds go back to
     the last good state, the learning rate (or schedule) that led there is multiplied by `factor`,
-    and training continues with the next batches. It does not repeat the old ones: a loss often
+    that of each optimizer of the model (those of a GAN, of a `MultiOptimizer`), and training
+    continues with the next batches. It does not repeat the old ones: a loss often
     explodes where one state meets certain batches, and does not if others follow. The generators
     that the order of data is drawn from (NumPy's, PyTorch's) continue too. A rate that was raised
     since does not stay above that of the state. The momentum of SGD and RMSprop, a sum of steps at
@@ -149,7 +150,7 @@ class Rescue(keras.callbacks.Callback):
         self._saved.attach(model, "rescue")
 
     def on_train_begin(self, logs=None):
-        checked_rates(self.model, self)
+        checked_rates(optimizers_of(self.model), self)
         self._loss = RunningLoss(self.model, self)
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -161,7 +162,7 @@ class Rescue(keras.callbacks.Callback):
             if model.built:
                 if not model.optimizer.built:  # TensorFlow would build it in the first step
                     model.optimizer.build(model.trainable_variables)
-                self._good.add(self._good.keep(model, epoch))
+                self._good.add(self._good.keep(model, epoch, self._saved["best"]))
         self._epoch_is_open, self._mean_is_bad, self._peeked = True, False, 0
         self._updates = self._updates_before_epoch = updates_of(model)
         self._loss.start()
@@ -236,7 +237,7 @@ class Rescue(keras.callbacks.Callback):
         self._has_seen_first = True
         self._note_first(self._loss.since_start())
         if not self._good.exist() and weights_are_finite(model):
-            self._good.add(self._good.keep(model, self._epoch))
+            self._good.add(self._good.keep(model, self._epoch, self._saved["best"]))
 
     def _note_first(self, loss):
         if math.isnan(self._saved["first"]) and loss is not None and math.isfinite(loss):
@@ -305,7 +306,7 @@ class Rescue(keras.callbacks.Callback):
             self._take_down(loss)
             if self._candidate is not None:
                 self._good.add(self._candidate)
-            self._candidate = self._good.keep(model, self._epoch)
+            self._candidate = self._good.keep(model, self._epoch, self._saved["best"])
         self._mean_is_bad |= self._loss.leave_out_bad_losses()
         self._loss.start()
 
@@ -351,6 +352,8 @@ class Rescue(keras.callbacks.Callback):
         self._candidate = None
         self.model.reset_metrics()  # those too that came to be later
         good = self._good.put_back(further)
+        if good is not None:
+            self._saved["best"] = good.best  # an older state is no explosion of a later one
         if good is not None and good.epoch != self._epoch:
             self.model.reset_metrics()
             self._mean_is_bad = False
@@ -388,8 +391,10 @@ class Rescue(keras.callbacks.Callback):
             if learning_rate_schedule(optimizer) is None:
                 rate = rate if math.isfinite(rate) and rate > 0 else good
                 rate = factor * rate
-                is_controlled = getattr(optimizer, "controls_step_size", False)
-                optimizer.learning_rate = rate if is_controlled else min(rate, good)
+                if not _controls_step_size(optimizer):
+                    rate = min(rate, good)
+                if rate > 0:  # or a step size that is still to be chosen
+                    optimizer.learning_rate = rate
         for optimizer, rate, good in zip(
             optimizers_of(self.model), rates_of(self.model), good_rates, strict=True
         ):
@@ -404,6 +409,12 @@ class Rescue(keras.callbacks.Callback):
             where + (out_of_patience(int(self._saved["count"])) if self._good.exist() else NO_STATE)
         ]
         warnings.warn(self.report(), stacklevel=2)
+
+
+def _controls_step_size(optimizer):
+    while not hasattr(optimizer, "controls_step_size") and hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return getattr(optimizer, "controls_step_size", False)
 
 
 def _skips_what_is_not_finite(model):

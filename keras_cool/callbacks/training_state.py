@@ -65,11 +65,11 @@ def weights_are_finite(model):
 
 
 def optimizer_is_finite(model):
-    """Whether all that the optimizer knows of each weight is finite.
+    """Whether all that the optimizers know of each weight is finite.
 
     Its scalars may be infinite by their meaning, and are not looked at.
     """
-    return _are_finite([v for v in model.optimizer.variables if len(v.shape)])
+    return _are_finite([v for o in optimizers_of(model) for v in o.variables if len(v.shape)])
 
 
 def _are_finite(variables):
