@@ -466,6 +466,19 @@ def test_two_schedules_of_one_number(cls):
     assert logs["momentum"] == pytest.approx([0.5, 0.5])
 
 
+def test_the_rates_of_a_multi_optimizer():
+    first, second = keras.optimizers.SGD(0.1), keras.optimizers.Adam(0.1)
+    chosen = keras.optimizers.OptimizerMap(first, {".*bias": second})
+    model = linear(kc.Model, keras.optimizers.MultiOptimizer(chosen))
+    with pytest.raises(ValueError, match="a learning rate for each of its optimizers"):
+        Schedule((model.optimizer, "learning_rate"), {0: 0.1})
+    one, other = (first, "learning_rate"), (second, "learning_rate")
+    with pytest.raises(ValueError, match="would overwrite 'learning_rate'"):
+        fit(model, [Schedule(one, {0: 0.1}), Schedule(other, {0: 0.2})])
+    logs = fit(model, [Schedule(one, {0: 0.1}), Schedule(other, {0: 0.2}, name="second")])
+    assert (logs["learning_rate"][-1], logs["second"][-1]) == pytest.approx((0.1, 0.2))
+
+
 def test_a_name_that_the_logs_have_already():
     number = keras.Variable(1.0, trainable=False, name="loss")
     model = linear(loss=lambda y, p: (p - y) ** 2 * number, metrics=["mae"])

@@ -9,8 +9,10 @@ from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_cool.callbacks.breakpoints import checked_table, value_at
+from keras_cool.callbacks.learning_rates import innermost
 from keras_cool.callbacks.schedule_target import interpret
 from keras_cool.callbacks.step_callback import StepCallback
+from keras_cool.keras_private import learning_rate_variable
 
 BY = ("epoch", "step")
 
@@ -148,7 +150,7 @@ class Schedule(StepCallback):
         if not math.isfinite(self._target.value):
             self._refuse(self._target.value, f"in epoch {epoch}")
         if logs is not None:
-            self._check_name(logs)
+            self._check_name(self._model, logs)
             logs[self._name] = self._target.value
 
     def _at(self, count):
@@ -184,7 +186,7 @@ class Schedule(StepCallback):
 
     def _check_alone(self, model):
         """Refuses a number that another schedule changes, and a name that is taken."""
-        self._check_name(["loss", *(metric.name for metric in model.metrics)])
+        self._check_name(model, ["loss", *(metric.name for metric in model.metrics)])
         for other in getattr(model, "step_callbacks", []):
             if other is self or not isinstance(other, Schedule):
                 continue
@@ -194,16 +196,22 @@ class Schedule(StepCallback):
                     "already, so that one of the two would have no effect. Give one of them what "
                     "both are to do, for example {0: 0.1, 5: 0.5}."
                 )
-            self._check_name([other._name])
+            if self._name == other._name:
+                self._refuse_name()
 
-    def _check_name(self, names):
-        # Of a learning rate that another callback has in the logs the meaning is the same.
-        if self._name in names and (self._name, self._target.name) != ("learning_rate",) * 2:
-            raise ValueError(
-                f"Schedule({self._name}) would overwrite {self._name!r} in the logs with its own "
-                "number. Give it another name: Schedule(target, schedule, "
-                f"name='scheduled_{self._name}')."
-            )
+    def _check_name(self, model, names):
+        # Another callback that has the model's learning rate in the logs means the same.
+        rate = learning_rate_variable(innermost(model.optimizer))
+        is_the_rate = self._name == "learning_rate" and self._target.variable is rate
+        if self._name in names and not is_the_rate:
+            self._refuse_name()
+
+    def _refuse_name(self):
+        raise ValueError(
+            f"Schedule({self._name}) would overwrite {self._name!r} in the logs with its own "
+            "number. Give it another name: Schedule(target, schedule, "
+            f"name='scheduled_{self._name}')."
+        )
 
     def _check_read(self):
         self._checked = True

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_cool import backend
+from keras_cool.callbacks.learning_rates import innermost
 from keras_cool.callbacks.scheduled_number import ScheduledNumber
 from keras_cool.keras_private import NotedReads, learning_rate_variable
 
@@ -204,12 +205,6 @@ def _keeps_momentum(owner):
     return any("momentum" in v.path for v in getattr(owner, "variables", []))
 
 
-def _inner(optimizer):
-    while hasattr(optimizer, "inner_optimizer"):
-        optimizer = optimizer.inner_optimizer
-    return optimizer
-
-
 def _that_has(optimizer, name):
     """The optimizer around or inside `optimizer` whose own number `name` is."""
     while not _is_number(vars(optimizer).get(name)) and hasattr(optimizer, "inner_optimizer"):
@@ -218,7 +213,14 @@ def _that_has(optimizer, name):
 
 
 def _learning_rate(optimizer):
-    variable = learning_rate_variable(_inner(optimizer))
+    inner = innermost(optimizer)
+    if isinstance(inner, keras.optimizers.MultiOptimizer):
+        raise ValueError(
+            "A MultiOptimizer has a learning rate for each of its optimizers. Name the one that "
+            "you mean, for example Schedule((first, 'learning_rate'), {0: 0.1, 10: 0.01}) with "
+            "first = model.optimizer.optimizers[0]."
+        )
+    variable = learning_rate_variable(inner)
     if variable is None:
         raise ValueError(
             "The optimizer has a learning-rate schedule of its own, which would not let another "

@@ -118,7 +118,7 @@ def first_step_given(optimizer, first_step, method):
     """The first step size, a float or "auto", from the first argument and `first_step`."""
     rate = None
     if isinstance(optimizer, Real):
-        rate = float(optimizer)
+        rate = float(as_written(optimizer))
         if first_step not in (None, rate):
             raise ValueError(
                 f"{method} was given the first step size twice, {optimizer} and first_step="
@@ -126,11 +126,34 @@ def first_step_given(optimizer, first_step, method):
                 f"{method}(first_step={first_step!r})."
             )
     elif isinstance(optimizer, keras.optimizers.Optimizer):
-        # As it was written: in float32 0.05 is more than 0.05.
-        rate = float(str(ops.convert_to_numpy(learning_rate_variable(optimizer))))
+        rate = as_written(ops.convert_to_numpy(learning_rate_variable(optimizer))[()])
     if first_step is not None:
         return first_step
     return "auto" if rate is None else rate
+
+
+def as_written(number):
+    """A number of NumPy's as Python's of the same digits: 0.05 in float32 is more than 0.05."""
+    return float(str(number)) if isinstance(number, np.floating) else number
+
+
+def checked_size_to_set(size, method):
+    """Gives a step size that was set, or raises an error for what is none."""
+    if ops.is_tensor(size):
+        return size  # within a compiled step
+    if isinstance(size, keras.Variable):
+        size = size.numpy()
+    try:
+        number = float(size)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(
+            f"{method} chooses its step sizes; its learning rate is the size that the next step "
+            f"tries first, a finite number above 0. It was set to {size!r}. To follow rates that "
+            "are set or scheduled, give `adaptive=False`."
+        )
+    return number
 
 
 def checked_rtol(rtol, dtype):

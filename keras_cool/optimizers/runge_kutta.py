@@ -7,10 +7,12 @@ import keras
 from keras import ops
 
 from keras_cool.optimizers.control_settings import (
+    as_written,
     check_controllable,
     check_full_batch,
     check_one_rate,
     check_unused,
+    checked_size_to_set,
     first_step_given,
     is_adaptive,
     steps_exactly,
@@ -22,7 +24,7 @@ from keras_cool.optimizers.stages import run_stages, stages_needed
 from keras_cool.optimizers.step_size_control import StepSizeControl
 from keras_cool.optimizers.weighted_sum import marked, moved
 
-FAR_BELOW = 1e-3  # where step sizes are this part of the rate that was given, a warning says so
+FAR_BELOW = 0.01  # where step sizes are this part of the rate that was given, a warning says so
 
 
 @keras.saving.register_keras_serializable(package="keras_cool")
@@ -133,6 +135,7 @@ class RungeKutta(MultiGradientOptimizer):
             "max_rejections": max_rejections,
             "full_batch": full_batch,
         }
+        settings = {key: as_written(value) for key, value in settings.items()}
         super().__init__(0.0 if adaptive and optimizer is None else optimizer, name=name)
         check_one_rate(self.inner_optimizer, method)
         self.tableau = tableau
@@ -141,7 +144,7 @@ class RungeKutta(MultiGradientOptimizer):
         if adaptive:
             check_controllable(self.inner_optimizer, method)
             check_full_batch(full_batch, self.inner_optimizer, tableau, method)
-            settings["first_step"] = first_step_given(optimizer, first_step, method)
+            settings["first_step"] = first_step_given(optimizer, settings["first_step"], method)
             control = {key: value for key, value in settings.items() if key != "full_batch"}
             self._control = StepSizeControl(self, tableau.error_order, **control)
         else:
@@ -215,7 +218,7 @@ class RungeKutta(MultiGradientOptimizer):
             warnings.warn(
                 f"{type(self).__name__} took steps of {time / updates:.1e} on average in this "
                 f"epoch, far below the rate {first:.1e} that it was given: the tolerance holds "
-                "them there, and training hardly moves. Give a larger `rtol` and `atol`, fixed "
+                "them there, and training moves as little. Give a larger `rtol` and `atol`, fixed "
                 f"steps, {type(self).__name__}(..., adaptive=False), or the inner optimizer alone.",
                 stacklevel=2,
             )
@@ -249,13 +252,8 @@ class RungeKutta(MultiGradientOptimizer):
         if self._control is None:
             self.inner_optimizer.learning_rate = learning_rate
             return
-        if not ops.is_tensor(learning_rate) and not float(learning_rate) > 0:
-            raise ValueError(
-                f"{type(self).__name__} chooses its step sizes; its learning rate is the size that "
-                f"the next step tries first, above 0. It was set to {learning_rate!r}. To follow "
-                "rates that are set or scheduled, give `adaptive=False`."
-            )
-        self._control.next_step_size.assign(learning_rate)
+        size = checked_size_to_set(learning_rate, type(self).__name__)
+        self._control.next_step_size.assign(size)
         self._control.is_to_choose.assign(0)
 
     def get_config(self):
