@@ -307,6 +307,39 @@ def test_batches_of_graphs_are_weighted_by_what_the_loss_is_divided_by():
     np.testing.assert_allclose(model.dense.kernel.numpy(), kernel - 0.1 * total / count, atol=1e-5)
 
 
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_sum_in_a_step_that_does_not_say_what_its_batch_is(graphs):
+    """It closes over the tensors; or the parts of a batch have different first dimensions."""
+
+    class Closing(kc.Model):
+        def call(self, x):
+            return self.dense(x["nodes"] if graphs else x)
+
+        def multi_gradient_step(self, x, y, sample_weight):
+            total = keras.losses.MeanSquaredError(reduction="sum")
+            variables = self.trainable_variables
+            batch = (x, y) if graphs else None
+
+            def loss_function(*parts):
+                return total(y, self(x, training=True))
+
+            loss, gradients = self.value_and_grad(loss_function, variables, batch=batch)
+            self.apply_gradients(gradients, variables)
+            return {"loss": loss}
+
+    model = Closing()
+    model.dense = keras.layers.Dense(1, use_bias=False)
+    model.dense.build((None, 4))
+    model.built = True
+    model.compile(kc.optimizers.Accumulate(0.001, 2))
+    kernel = model.get_weights()[0].astype("float64")
+    for part in (slice(0, 8), slice(8, 16)):
+        x = {"nodes": X[part], "edges": X[:20]} if graphs else X[part]
+        model.train_on_batch(x, Y[part])
+    gradient = 2 * X[:16].T.astype("float64") @ (X[:16] @ kernel - Y[:16])
+    np.testing.assert_allclose(model.get_weights()[0], kernel - 0.001 * gradient, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_accumulators_hold_batches_of_many_values(dtype):
     """Weights are relative: sums of 20,000 values a batch do not overflow 16 bits."""

@@ -139,15 +139,20 @@ class Evaluation:
 
     def _sums_of_samples(self, point):
         """Which `sum` losses are ones over samples; `None` as long as none has been met."""
-        return self._sample_dimensions(point).of_sums if self._kinds.have_sums else None
+        if not self._kinds.have_sums:
+            return None
+        try:
+            tensors, _ = Microbatches.flatten(self._batch)
+        except ValueError:
+            return ALL  # a batch that cannot be taken apart, as of graphs
+        return self._sample_dimensions(point).of_sums if tensors else ALL
 
     def _sample_dimensions(self, point):
         def run(batch, losses):
             with OverlayScope(zip(self.variables, point, strict=True)), losses.correcting():
                 return self._loss_function(*batch)
 
-        tensors, pack = Microbatches.flatten(self._batch)
-        return SampleDimensions(run, tensors, pack)
+        return SampleDimensions(run, *Microbatches.flatten(self._batch))
 
     def _note_weight(self, losses, divisor):
         self.divisor = divisor
