@@ -35,6 +35,7 @@ class OverlayScope(keras.StatelessScope):
         on_assigning: A function of the place of a variable in the mapping and of the value that it
             is assigned, which gives the value that it has from then on; or `None`.
         keeps_assigned: Boolean, whether `updates` has what variables of the mapping were assigned.
+        others_read: Dictionary of the variables that were read and are not of the mapping, by id.
     """
 
     on_assigning = None
@@ -43,6 +44,7 @@ class OverlayScope(keras.StatelessScope):
     def __init__(self, state_mapping=()):
         state_mapping = list(state_mapping)
         super().__init__(state_mapping, collect_losses=True, initialize_variables=False)
+        self.others_read = {}
         self._assigned = {}
         self._added_losses = {}
         self._mapped = {id(variable): i for i, (variable, _) in enumerate(state_mapping)}
@@ -63,6 +65,8 @@ class OverlayScope(keras.StatelessScope):
         if NotedReads.of:
             NotedReads.note(variable)
         value = super().get_current_value(variable)
+        if id(variable) not in self._mapped:
+            self.others_read[id(variable)] = variable
         if value is None and self.original_scope is not None:
             return self.original_scope.get_current_value(variable)
         return value

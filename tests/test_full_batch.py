@@ -117,6 +117,65 @@ def test_where_every_step_has_another_gradient(setting):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+class Weighted(keras.losses.Loss):
+    """A loss with a weight, an attribute or a variable, too large to show changes."""
+
+    def __init__(self, weight=1.0):
+        super().__init__()
+        self.weight = weight
+
+    def call(self, y, prediction):
+        return self.weight * (y - prediction) ** 2 + 1e6
+
+
+class Counting(keras.layers.Layer):
+    """Has a state that it reads and changes in every call."""
+
+    def build(self, shape):
+        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, x):
+        self.calls.assign_add(0.01)
+        return x * (1 + self.calls)
+
+
+class Thaws(keras.callbacks.Callback):
+    """Changes a frozen weight now and then."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch % 3 == 2:
+            kernel = self.model.layers[1].kernel
+            kernel.assign(1.05 * kernel)
+
+
+DEPENDENCES = {
+    "attribute": lambda loss: (None, [kc.callbacks.Schedule((loss, "weight"), lambda e: 1 + e)]),
+    "variable": lambda loss: (None, [kc.callbacks.Schedule(loss.weight, lambda e: 1 + e)]),
+    "frozen": lambda loss: (keras.layers.Dense(4, trainable=False), [Thaws()]),
+    "state": lambda loss: (Counting(), []),
+    "spectral": lambda loss: (keras.layers.SpectralNormalization(keras.layers.Dense(4)), []),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "microbatch_size"), [*((name, None) for name in DEPENDENCES), ("state", 8)]
+)
+def test_what_else_the_loss_depends_on_is_noticed(name, microbatch_size):
+    ends = []
+    for full_batch in (True, False):
+        keras.utils.set_random_seed(0)
+        weight = keras.Variable(1.0, trainable=False) if name == "variable" else 1.0
+        layer, callbacks = DEPENDENCES[name](loss := Weighted(weight))
+        inputs = keras.Input((4,))
+        hidden = inputs if layer is None else layer(inputs)
+        model = kc.Model(inputs, keras.layers.Dense(1)(hidden))
+        model.compile(solver(full_batch), loss=loss, microbatch_size=microbatch_size)
+        fit(model, steps=7, callbacks=callbacks)
+        ends.append(model.get_weights())
+    for ours, theirs in zip(*ends):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
 def test_a_kept_gradient_is_saved_with_its_point(tmp_path):
     model = made(solver(True))
     fit(model, steps=3)

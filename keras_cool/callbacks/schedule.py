@@ -106,6 +106,10 @@ class Schedule(StepCallback):
     def step_variables(self):
         return self._own_variables
 
+    @property
+    def numbers_in_step(self):
+        return self._target.numbers_in_step
+
     def set_model(self, model):
         """Takes up the model; Keras calls it before training."""
         self._first = self._target.value

@@ -54,6 +54,7 @@ class VariableTarget:
         self.variable = variable
         self._reads = NotedReads(variable)
         self._is_an_optimizers = name is not None
+        self.numbers_in_step: list = []  # a step reads the variable
 
     @property
     def value(self):
@@ -153,6 +154,11 @@ class AttributeTarget:
     def is_same(self, other):
         """Whether `other`, a target too, changes the same number."""
         return getattr(other, "_owner", None) is self._owner and other.name == self.name
+
+    @property
+    def numbers_in_step(self):
+        """The number of this step, a list of one scalar tensor, and outside of a step none."""
+        return [] if self.variable.held is None else [self.variable.held]
 
     def keep_value(self):
         """Gives the attribute the number that the last step had."""

@@ -17,7 +17,7 @@ class ScheduledNumber(keras.Variable):
 
     def __init__(self, description, value):
         self._description = description
-        self._held = None
+        self.held = None  # its value in a step, for who does not count as reading it
         self.is_read = False
         super().__init__(
             float(value),
@@ -34,23 +34,23 @@ class ScheduledNumber(keras.Variable):
         Keras' own scopes, as in the apply of a `LossScaleOptimizer` on JAX, do not look further out
         for variables that they do not know.
         """
-        self._held = super().value
+        self.held = super().value
 
     def let_go(self):
         """Ends what `hold` began."""
-        self._held = None
+        self.held = None
 
     @property
     def value(self):
-        if self._held is None:
+        if self.held is None:
             return super().value
         self.is_read = True
-        return self._maybe_autocast(self._held)
+        return self._maybe_autocast(self.held)
 
     @property
     def dtype(self):
         # In a step that of the backend: TensorFlow's dropout compares it.
-        return super().dtype if self._held is None else self.value.dtype
+        return super().dtype if self.held is None else self.value.dtype
 
     def get_shape(self):
         """The shape; TensorFlow's dropout asks for it in this way."""

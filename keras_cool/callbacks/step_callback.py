@@ -24,6 +24,11 @@ class StepCallback(keras.callbacks.Callback):
         """The variables that the step reads and assigns for this callback: part of its state."""
         return []
 
+    @property
+    def numbers_in_step(self):
+        """Scalar tensors that the loss may depend on in a step without reading a variable."""
+        return []
+
     def make_step_variables(self):
         """Makes these variables, on the devices of the model that it is attached to."""
 

@@ -11,6 +11,8 @@ from keras_cool.supported_backend import BACKEND
 
 backend_gradients = import_module(f"{__name__}.{BACKEND}")
 densify = backend_gradients.densify
+# Whether what a layer assigns to a weight that is differentiated by holds after Keras' own step.
+KEEPS_ASSIGNED = backend_gradients.KEEPS_ASSIGNED
 
 
 def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
@@ -149,4 +151,4 @@ def _describe(value: Any) -> str:
     return f"{value!r} of type {type(value).__name__}"
 
 
-__all__ = ["densify", "value_and_grad", "value_and_grad_at"]
+__all__ = ["KEEPS_ASSIGNED", "densify", "value_and_grad", "value_and_grad_at"]

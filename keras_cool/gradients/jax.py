@@ -5,6 +5,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+KEEPS_ASSIGNED = False
+
 
 def value_and_grad(objective, scope_at, tensors):
     """Gives `(value, aux, gradients)` of `objective(tensors, scope) -> (value, aux)`, where the
@@ -16,7 +18,7 @@ def value_and_grad(objective, scope_at, tensors):
         with scope_at(tensors) as scope:
             # Keras' own step differentiates through what a layer assigns to its weights, as
             # spectral normalisation does, and then goes on from the weights as they were.
-            scope.keeps_assigned = False
+            scope.keeps_assigned = KEEPS_ASSIGNED
             return objective(tensors, scope)
 
     (value, aux), gradients = jax.value_and_grad(watched, has_aux=True)(list(tensors))

@@ -4,6 +4,8 @@ import tensorflow as tf
 
 from keras_cool.gradients.assigned_leaves import AssignedLeaves
 
+KEEPS_ASSIGNED = True
+
 
 def value_and_grad(objective, scope_at, tensors):
     """Gives `(value, aux, gradients)` of `objective(tensors, scope) -> (value, aux)`.

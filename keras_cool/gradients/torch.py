@@ -6,6 +6,8 @@ from keras import tree
 from keras_cool.gradients.assigned_leaves import AssignedLeaves
 from keras_cool.keras_private import get_keras_mask, set_keras_mask
 
+KEEPS_ASSIGNED = True
+
 
 def value_and_grad(objective, scope_at, tensors):
     """Gives `(value, aux, gradients)` of `objective(tensors, scope) -> (value, aux)`.

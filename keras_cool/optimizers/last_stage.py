@@ -9,10 +9,11 @@ ROUNDING = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "floa
 class LastStage:
     """Keeps the gradient at the point after a step, for the step that begins there.
 
-    It is used only at the point that it was taken at, to within the rounding of the step, and for
-    the batch that it was taken of, whatever the order of the samples; never where the loss is
-    random. As a further check, for what the loss may depend on besides (frozen weights), the loss
-    has to be what it was there, to within rounding.
+    It is used only at the point that it was taken at, to within the rounding of the step, for the
+    batch that it was taken of, whatever the order of the samples, and where all else that the loss
+    reads (frozen weights, scheduled numbers) is the same; never where the loss is random or a layer
+    changes what it reads. As a further check the loss has to be what it was there, to within
+    rounding.
 
     Args:
         optimizer: The Keras optimizer that gets the variables.
@@ -40,7 +41,7 @@ class LastStage:
         The loss is computed in any case, for the logs.
         """
         loss = ops.cast(evaluate.forward(point), self._dtype)
-        if evaluate.is_random:
+        if not evaluate.is_repeatable:
             return evaluate(point)[1], ops.ones((), "int32")
         usable = (
             (self._known.value == 1)

@@ -3,7 +3,7 @@
 from keras import ops
 
 from keras_cool.backend import SameRandomNumbers, sum_over_replicas, while_loop
-from keras_cool.gradients import densify, value_and_grad_at
+from keras_cool.gradients import KEEPS_ASSIGNED, densify, value_and_grad_at
 from keras_cool.keras_private import OverlayScope, is_seed_state
 from keras_cool.training.fingerprint import fingerprint
 from keras_cool.training.microbatches import Microbatches
@@ -36,6 +36,7 @@ class Evaluation:
         window_share: The batch's share of the batches that an update is made of, a number or a
             scalar tensor.
         kinds: The `LossKinds` of the model.
+        numbers: List of scalar tensors that the loss may depend on besides, those of a `Schedule`.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Evaluation:
         summarise=None,
         window_share=1.0,
         kinds=None,
+        numbers=(),
     ):
         self.variables = variables
         self.loss = None
@@ -64,6 +66,8 @@ class Evaluation:
         self._summarise = summarise
         self._window_share = window_share
         self._kinds = kinds or LossKinds()
+        self._numbers = numbers
+        self._others_read = {}  # what the loss read besides the variables, by id
         self._random_numbers = SameRandomNumbers()
 
     def __call__(self, point):
@@ -96,14 +100,20 @@ class Evaluation:
         return list(while_loop(cond, body, tuple(loop_vars)))
 
     def fingerprint(self):
-        """Returns a whole number that tells the batch from any other; see `fingerprint.py`."""
-        return fingerprint(self._batch)
+        """Returns a whole number that tells the batch, and what else the loss depends on but the
+        point, from any other; see `fingerprint.py`. `forward` has to stand before it."""
+        others = [*(v.value for v in self._others_read.values()), *self._numbers]
+        others = [ops.reshape(value, (1, -1)) for value in others]
+        return fingerprint(self._batch) + 3 * fingerprint(others)
 
     @property
-    def is_random(self):
-        """Whether the first evaluation, or forward pass, has drawn random numbers."""
+    def is_repeatable(self):
+        """Whether the next step's evaluation at the same point gives the same: the forward pass has
+        drawn no random numbers, and changed nothing that it has read."""
+        changed = {id(variable) for variable, _ in self.updates}
         drawn = any(is_seed_state(variable) for variable, _ in self.updates)
-        return drawn or self._random_numbers.were_drawn()
+        read = {*self._others_read, *(id(v) for v in self.variables)}
+        return not (drawn or self._random_numbers.were_drawn() or changed & read)
 
     @property
     def has_measured_parts(self):
@@ -173,7 +183,9 @@ class Evaluation:
             (_, results), gradients = value_and_grad_at(objective, self.variables)(point)
         else:
             with OverlayScope(zip(self.variables, point, strict=True)) as scope:
+                scope.keeps_assigned = KEEPS_ASSIGNED
                 (_, results), gradients = objective(), []
+            self._others_read.update(scope.others_read)
             for variable, value in scope.updates:
                 variable.assign(value)
         loss, aux, divisor = results

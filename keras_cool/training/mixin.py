@@ -338,11 +338,12 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
         scale_loss = optimizer.scale_loss if optimizer else _no_scale
         arguments = (loss_function, batch, variables, scale_loss, summarise)
         share = batch_weights.window_share(optimizer)
+        numbers = [number for c in self.step_callbacks for number in c.numbers_in_step]
         if self._microbatches is None or not keras.tree.flatten(batch):
-            return Evaluation(*arguments, share, self._loss_kinds)
+            return Evaluation(*arguments, share, self._loss_kinds, numbers)
         observers = self.part_observers() if optimizer is self.optimizer else []
         return MicrobatchEvaluation(
-            self._microbatches, observers, *arguments, share, self._loss_kinds
+            self._microbatches, observers, *arguments, share, self._loss_kinds, numbers
         )
 
     def _track_loss(self, loss, x):
