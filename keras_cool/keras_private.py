@@ -401,9 +401,14 @@ def moving_average(optimizer, variable):
     return optimizer._model_variables_moving_average[variable_index(optimizer, variable)]
 
 
+def holds_several(optimizer):
+    """Whether an optimizer is a `MultiOptimizer`, which Keras has from 3.15 on."""
+    return isinstance(optimizer, getattr(keras.optimizers, "MultiOptimizer", ()))
+
+
 def optimizer_of(optimizer, variable):
     """The optimizer itself, or the one inside a `MultiOptimizer` that a variable is for."""
-    if isinstance(optimizer, keras.optimizers.MultiOptimizer):
+    if holds_several(optimizer):
         return optimizer.optimizers[optimizer._var_to_optimizer_idx[optimizer._var_key(variable)]]
     return optimizer
 
@@ -439,6 +444,7 @@ __all__ = [
     "functional_init_arguments",
     "get_keras_mask",
     "held_value",
+    "holds_several",
     "in_layer_call",
     "in_stateless_scope",
     "infinity_norm",

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_cool.keras_private import all_layers
+from keras_cool.keras_private import all_layers, holds_several
 
 
 def optimizers_of(model):
@@ -35,7 +35,7 @@ def accumulating_optimizers(*optimizers):
     for optimizer in optimizers:
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             optimizer = optimizer.inner_optimizer
-        if isinstance(optimizer, keras.optimizers.MultiOptimizer):
+        if holds_several(optimizer):
             found += accumulating_optimizers(*optimizer.optimizers)
         elif hasattr(optimizer, "finish_window"):
             found.append(optimizer)
@@ -46,5 +46,5 @@ def may_accumulate(*optimizers):
     """Whether one of the optimizers is or holds an `Accumulate`, or may turn out to: what a
     `MultiOptimizer` holds is known once it was built."""
     inner = [getattr(o, "inner_optimizer", o) for o in optimizers]
-    unknown = any(isinstance(o, keras.optimizers.MultiOptimizer) and not o.built for o in inner)
+    unknown = any(holds_several(o) and not o.built for o in inner)
     return unknown or bool(accumulating_optimizers(*optimizers))

@@ -13,6 +13,7 @@ import keras  # noqa: E402
 import pytest  # noqa: E402
 
 BACKEND = keras.backend.backend()
+HAS_MULTI_OPTIMIZER = hasattr(keras.optimizers, "MultiOptimizer")
 
 if BACKEND == "tensorflow":
     import tensorflow as tf
@@ -30,6 +31,8 @@ def pytest_report_header():
 
 def pytest_collection_modifyitems(items):
     for item in items:
+        if item.get_closest_marker("multi_optimizer") and not HAS_MULTI_OPTIMIZER:
+            item.add_marker(pytest.mark.skip(reason="Keras has no MultiOptimizer before 3.15"))
         marker = item.get_closest_marker("backend")
         if marker and BACKEND not in marker.args:
             reason = f"for {' and '.join(marker.args)} alone"

@@ -303,6 +303,7 @@ def test_slots_and_moving_averages_are_all_that_an_optimizer_keeps(name, use_ema
     assert set(found) | scalars == {id(v) for v in optimizer.variables}
 
 
+@pytest.mark.multi_optimizer
 def test_slots_inside_a_multi_optimizer(model):
     dense = model.layers[-1]
     first, second = keras.optimizers.Adam(), keras.optimizers.SGD(momentum=0.9, use_ema=True)

@@ -355,6 +355,7 @@ AROUND = {
 }
 
 
+@pytest.mark.multi_optimizer
 @pytest.mark.parametrize("name", AROUND)
 def test_all_rates_of_a_multi_optimizer_are_lowered(name):
     first = keras.optimizers.SGD(1e4 * LARGEST_RATE, momentum=0.9)

@@ -92,6 +92,7 @@ def test_what_is_no_tableau_is_told_so(tableau):
         kc.optimizers.RungeKutta(0.1, tableau)
 
 
+@pytest.mark.multi_optimizer
 def test_a_multi_optimizer_is_refused():
     inner = keras.optimizers.MultiOptimizer(lambda variable: keras.optimizers.SGD(0.1))
     with pytest.raises(ValueError, match=r"no one step size.*Heun\('adam'\)"):

@@ -466,6 +466,7 @@ def test_two_schedules_of_one_number(cls):
     assert logs["momentum"] == pytest.approx([0.5, 0.5])
 
 
+@pytest.mark.multi_optimizer
 def test_the_rates_of_a_multi_optimizer():
     first, second = keras.optimizers.SGD(0.1), keras.optimizers.Adam(0.1)
     chosen = keras.optimizers.OptimizerMap(first, {".*bias": second})

@@ -100,7 +100,7 @@ OPTIMIZERS = {
     "EMA": lambda: keras.optimizers.Adam(0.05, use_ema=True, ema_overwrite_frequency=5),
     "amsgrad": lambda: keras.optimizers.Adam(0.05, amsgrad=True),
     "Muon": lambda: keras.optimizers.Muon(0.05),
-    "two": of_trunk_and_heads,
+    "two": pytest.param(of_trunk_and_heads, marks=pytest.mark.multi_optimizer),
 }
 
 
@@ -122,7 +122,7 @@ def test_a_window_of_one_is_the_optimizer_itself(model_class, optimizer, non_fin
 
 @pytest.mark.backend("tensorflow", "torch")
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
-@pytest.mark.parametrize("name", ["Adam", "momentum", "EMA", "two"])
+@pytest.mark.parametrize("name", ["Adam", "momentum", "EMA"])
 def test_a_head_that_no_batch_of_a_window_reaches_stays(model_class, name):
     """As in plain Keras with one batch of both, in which nothing reaches it either."""
     make = OPTIMIZERS[name]
@@ -244,6 +244,7 @@ def test_a_second_accumulate_is_as_the_first(last_window):
             np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.multi_optimizer
 def test_one_for_the_trunk_and_one_for_the_head(model_class):
     """Inside a `MultiOptimizer`, with windows of two sizes; the last windows are not full."""
     keras.utils.set_random_seed(0)

@@ -3,7 +3,7 @@
 import keras
 
 from keras_cool import backend
-from keras_cool.keras_private import learning_rate_schedule, velocities
+from keras_cool.keras_private import holds_several, learning_rate_schedule, velocities
 from keras_cool.optimizers_of import optimizers_of as all_optimizers_of
 
 
@@ -39,7 +39,7 @@ def with_rates(optimizer):
     """The optimizers that have the learning rates of `optimizer`: itself, or those of the
     `MultiOptimizer` that it is or holds."""
     inner = innermost(optimizer)
-    several = isinstance(inner, keras.optimizers.MultiOptimizer)
+    several = holds_several(inner)
     return list(inner.optimizers) if several else [optimizer]
 
 

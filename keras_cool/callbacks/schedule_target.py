@@ -9,7 +9,7 @@ from keras import ops
 from keras_cool import backend
 from keras_cool.callbacks.learning_rates import innermost
 from keras_cool.callbacks.scheduled_number import ScheduledNumber
-from keras_cool.keras_private import NotedReads, learning_rate_variable
+from keras_cool.keras_private import NotedReads, holds_several, learning_rate_variable
 
 _USAGE = (
     "Schedule takes a scalar keras.Variable, or a pair of an object and the name of its attribute: "
@@ -220,7 +220,7 @@ def _that_has(optimizer, name):
 
 def _learning_rate(optimizer):
     inner = innermost(optimizer)
-    if isinstance(inner, keras.optimizers.MultiOptimizer):
+    if holds_several(inner):
         raise ValueError(
             "A MultiOptimizer has a learning rate for each of its optimizers. Name the one that "
             "you mean, for example Schedule((first, 'learning_rate'), {0: 0.1, 10: 0.01}) with "

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_cool import backend
 from keras_cool.keras_private import (
+    holds_several,
     is_trained_by,
     trainable_variables_of,
     variable_index,
@@ -423,7 +424,7 @@ class Accumulate(OptimizerWrapper):
         self.skipped_steps.assign_add(ops.cast(skipped, "int32"))
 
     def _apply_inner(self, gradients, variables):
-        if isinstance(self.inner_optimizer, keras.optimizers.MultiOptimizer):  # wants all of them
+        if holds_several(self.inner_optimizer):  # wants all of them
             given = {id(v): g for v, g in zip(variables, gradients, strict=True)}
             variables = trainable_variables_of(self)
             gradients = [given.get(id(v)) for v in variables]

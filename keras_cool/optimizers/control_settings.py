@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_cool.keras_private import learning_rate_variable
+from keras_cool.keras_private import holds_several, learning_rate_variable
 from keras_cool.optimizers.preconditioner import follows_a_flow
 from keras_cool.optimizers.tableau import Tableau
 
@@ -43,7 +43,7 @@ def is_adaptive(adaptive, tableau, method):
 
 def check_one_rate(optimizer, method):
     """Raises a `ValueError` for an optimizer that holds several, each with a rate of its own."""
-    if isinstance(optimizer, getattr(keras.optimizers, "MultiOptimizer", ())):
+    if holds_several(optimizer):
         raise ValueError(
             f"{method} was given a MultiOptimizer, which has a learning rate for each of its "
             "optimizers: there is no one step size to put the stages by. Give one optimizer for "
