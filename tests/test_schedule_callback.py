@@ -82,12 +82,12 @@ def test_an_attribute_of_the_loss_by_step(cls, way):
 def test_the_momentum_by_step_from_a_table(cls, way):
     optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
     model = linear(MODELS[cls], optimizer, **WAYS[way])
-    schedule = Schedule((model.optimizer, "momentum"), {2: 0.5, 7: 0.0}, by="step")
+    schedule = Schedule((model.optimizer, "momentum"), {2: 0.5, 7: 0.0, 9: 0.8}, by="step")
     logs = fit(model, [schedule])
-    np.testing.assert_allclose(logs["momentum"], [0.5, 0.5, 0.0, 0.0])
-    expected = descent([0.9] * 2 + [0.5] * 5 + [0.0] * 5, penalty=False)
+    np.testing.assert_allclose(logs["momentum"], [0.5, 0.5, 0.0, 0.8], rtol=1e-6)
+    expected = descent([0.9] * 2 + [0.5] * 5 + [0.0] * 2 + [0.8] * 3, penalty=False)
     np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-5)
-    assert optimizer.momentum == 0  # a number again, which is what is saved
+    assert type(optimizer.momentum) is float  # a number again, which is what is saved
     keras.optimizers.serialize(optimizer)
 
 
@@ -493,3 +493,45 @@ def test_a_name_that_the_logs_have_already():
     rate = Schedule((model.optimizer, "learning_rate"), {0: 0.1})
     logs = fit(model, [kc.callbacks.StepReport(1), rate])
     assert logs["learning_rate"] == pytest.approx([0.1] * 4)
+
+
+class Second(kc.Model):
+    """A step that takes an optimizer of its own, and never the one of `compile`."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs)
+        self.penalty = keras.Variable(0.1, trainable=False, name="penalty")
+        self.second = keras.optimizers.SGD(0.1, momentum=0.9)
+
+    def multi_gradient_step(self, x, y, sample_weight):
+        def loss_function():
+            prediction = self(x, training=True)
+            return ops.mean((prediction - y) ** 2) + self.penalty * ops.mean(prediction**2)
+
+        loss, gradients = self.value_and_grad(loss_function, self.trainable_variables)
+        self.apply_gradients(gradients, self.trainable_variables, optimizer=self.second)
+        return {"loss": loss}
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_a_number_of_a_second_optimizer_goes_by_its_updates():
+    model = linear(Second)
+    model.penalty.assign(0.0)
+    schedule = Schedule((model.second, "momentum"), lambda t: 0.05 * t, by="step")
+    with pytest.raises(ValueError, match=r"build it before `fit`: optimizer.build"):
+        fit(model, [schedule])  # with the momentum of its first step, 0, it would have no state
+    model.second.build(model.trainable_variables)
+    fit(model, [schedule])
+    expected = descent(0.05 * np.arange(12), penalty=False)
+    np.testing.assert_allclose(model.trainable_variables[0].numpy(), expected, rtol=1e-5)
+
+
+def test_an_optimizer_that_counts_and_takes_no_step():
+    model = linear(Second)
+    model.second.build(model.trainable_variables)
+    schedule = Schedule(model.penalty, {0: 0.5, 3: 0.1}, by="step")
+    with pytest.warns(UserWarning, match="counts the updates of SGD, which made none in epoch 0"):
+        assert fit(model, [schedule])["penalty"] == pytest.approx([0.5] * 4)
+    model.compile(optimizer=None)
+    with pytest.raises(ValueError, match="compiled without one"):
+        fit(model, [schedule])

@@ -1,6 +1,7 @@
 """PyTorch: random numbers that come again, and a loop over micro-batches."""
 
 import contextlib
+import sys
 
 import keras
 import numpy as np
@@ -231,9 +232,10 @@ def on_all_replicas(variable, function):
 def number_in_step(variable):
     """What stands in a step for an attribute whose number `variable` holds: the number itself.
 
-    Nothing is compiled in, and some functions of PyTorch take nothing else.
+    Nothing is compiled in, and some functions of PyTorch take nothing else. For 0 it is the
+    smallest positive number, so that `if self.momentum != 0` keeps the state up to date.
     """
-    return float(variable.value)
+    return float(variable.value) or sys.float_info.min
 
 
 @contextlib.contextmanager

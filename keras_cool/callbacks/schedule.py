@@ -1,6 +1,7 @@
 """`Schedule`: changes a number of the model, its loss or its optimizer while training."""
 
 import math
+import warnings
 from numbers import Real
 
 import keras
@@ -12,7 +13,7 @@ from keras_cool.callbacks.breakpoints import checked_table, value_at
 from keras_cool.callbacks.learning_rates import innermost
 from keras_cool.callbacks.schedule_target import interpret
 from keras_cool.callbacks.step_callback import StepCallback
-from keras_cool.keras_private import learning_rate_variable
+from keras_cool.keras_private import holds_several, learning_rate_variable
 
 BY = ("epoch", "step")
 
@@ -60,8 +61,9 @@ class Schedule(StepCallback):
             `keras.optimizers.schedules.LearningRateSchedule`; or a dictionary of breakpoints,
             `{0: 0.1, 100: 0.01}`: from epoch or update 100 on it is 0.01, and before the first
             breakpoint the value that it had.
-        by: `"epoch"` or `"step"`. Steps are counted by the optimizer's `iterations`, which a
-            checkpoint holds. Defaults to `"epoch"`.
+        by: `"epoch"` or `"step"`. Steps are counted by the `iterations` of an optimizer, which a
+            checkpoint holds: the one whose number it is, in a step that uses several (of a GAN),
+            and otherwise the model's own. Defaults to `"epoch"`.
         name: String or `None`. The name in the logs. Defaults to the name of the attribute or of
             the variable.
 
@@ -96,6 +98,8 @@ class Schedule(StepCallback):
         self._first = 0.0
         self._checked = False
         self._own_variables: list = []
+        self._counted = 0  # updates at the last end of an epoch
+        self._stands_still = False
 
     @property
     def value(self):
@@ -122,7 +126,10 @@ class Schedule(StepCallback):
         variable = self._target.variable
         self._own_variables = [] if any(v is variable for v in known) else [variable]
         self._checked = False
+        self._counter = self._counting(model)
+        self._counted = self._updates()
         self._check_alone(model)
+        self._check_built(model)
         self._target.value = self._first  # of the type that every later one has
         super().set_model(model)
         if optimizer is not None and model.built and not optimizer.built:
@@ -136,7 +143,7 @@ class Schedule(StepCallback):
 
     def begin_step(self):
         if self._by == "step":
-            value = self._at(self._model.optimizer.iterations.value)
+            value = self._at(self._counter.iterations.value)
             if self._table is None:
                 self._target.check_exact(value)
             self._target.variable.assign(value)
@@ -156,6 +163,7 @@ class Schedule(StepCallback):
         if logs is not None:
             self._check_name(self._model, logs)
             logs[self._name] = self._target.value
+        self._check_counting(epoch)
 
     def _at(self, count):
         if self._table is not None:
@@ -188,6 +196,38 @@ class Schedule(StepCallback):
             f"The schedule of Schedule({self._name}) gave {value} {when}. It has to be finite."
         )
 
+    def _counting(self, model):
+        """The optimizer whose updates are the steps, or `None` where epochs are counted."""
+        if self._by == "epoch":
+            return None
+        owner, own = self._target.optimizer, model.optimizer
+        if owner is not None and not _is_in(owner, own):
+            return owner
+        if own is None:
+            raise ValueError(
+                f"Schedule({self._name}) counts the updates of the model's optimizer, and the "
+                'model was compiled without one. Use by="epoch", or give `compile` one of the '
+                "optimizers that the training step uses."
+            )
+        return own
+
+    def _updates(self):
+        return 0 if self._counter is None else int(self._counter.iterations.numpy())
+
+    def _check_counting(self, epoch):
+        """Warns, once, where an epoch went by without an update by the optimizer that counts."""
+        before, self._counted = self._counted, self._updates()
+        if self._counter is None or self._stands_still or self._counted != before:
+            return
+        self._stands_still = True
+        kind = type(self._counter).__name__
+        warnings.warn(
+            f'Schedule({self._name}, by="step") counts the updates of {kind}, which made none in '
+            f"epoch {epoch}, so that the number stayed as it was. Give `compile` one of the "
+            'optimizers that the training step uses, or use by="epoch".',
+            stacklevel=2,
+        )
+
     def _check_alone(self, model):
         """Refuses a number that another schedule changes, and a name that is taken."""
         self._check_name(model, ["loss", *(metric.name for metric in model.metrics)])
@@ -217,6 +257,15 @@ class Schedule(StepCallback):
             f"name='scheduled_{self._name}')."
         )
 
+    def _check_built(self, model):
+        owner = None if self._target.name == "learning_rate" else self._target.optimizer
+        if owner is not None and not owner.built and not _is_in(owner, model.optimizer):
+            raise ValueError(
+                f"Schedule({self._name}) changes a number of {type(owner).__name__}, a second "
+                "optimizer that does not know its variables yet. So that its state does not depend "
+                "on the first number, build it before `fit`: optimizer.build(variables)."
+            )
+
     def _check_read(self):
         self._checked = True
         if not self._target.is_read:
@@ -225,3 +274,14 @@ class Schedule(StepCallback):
                 "that it has no effect. Use it in the loss, in a layer or in the optimizer, in "
                 "the step itself: what was computed from it before is a constant."
             )
+
+
+def _is_in(owner, optimizer):
+    """Whether `owner` is an optimizer, or one of those inside it."""
+    while optimizer is not None:
+        if owner is optimizer:
+            return True
+        if holds_several(optimizer):
+            return any(_is_in(owner, inner) for inner in optimizer.optimizers)
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+    return False

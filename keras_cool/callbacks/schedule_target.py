@@ -23,11 +23,11 @@ def interpret(target):
         return VariableTarget(target)
     if isinstance(target, (tuple, list)) and len(target) == 2 and isinstance(target[1], str):
         owner, name = target
-        if isinstance(owner, keras.optimizers.Optimizer):
-            if name == "learning_rate":
-                return VariableTarget(_learning_rate(owner), name)
-            owner = _that_has(owner, name)
-        return AttributeTarget(owner, name)
+        if not isinstance(owner, keras.optimizers.Optimizer):
+            return AttributeTarget(owner, name)
+        if name == "learning_rate":
+            return VariableTarget(_learning_rate(owner), name, optimizer=owner)
+        return AttributeTarget(_that_has(owner, name), name, optimizer=owner)
     raise TypeError(f"{_USAGE}. It was given {target!r} of type {type(target).__name__}.")
 
 
@@ -37,15 +37,16 @@ class VariableTarget:
     Args:
         variable: A scalar `keras.Variable`.
         name: String or `None`, what it is called. Defaults to the variable's own name.
+        optimizer: The optimizer whose learning rate it is, or `None`.
     """
 
-    def __init__(self, variable, name=None):
+    def __init__(self, variable, name=None, optimizer=None):
         if tuple(variable.shape) != ():
             raise ValueError(
                 f"Schedule changes one number, and {variable.path} has shape "
                 f"{tuple(variable.shape)}. Give a scalar, and multiply with it."
             )
-        if variable.trainable and name is None:
+        if variable.trainable and optimizer is None:
             raise ValueError(
                 f"{variable.path} is trainable, so that the optimizer may change it too. Make it "
                 "with keras.Variable(..., trainable=False)."
@@ -53,7 +54,7 @@ class VariableTarget:
         self.name = name or variable.name
         self.variable = variable
         self._reads = NotedReads(variable)
-        self._is_an_optimizers = name is not None
+        self.optimizer = optimizer
         self.numbers_in_step: list = []  # a step reads the variable
 
     @property
@@ -100,7 +101,7 @@ class VariableTarget:
     @property
     def is_read(self):
         """Whether a step has read it; the learning rate is not looked at, an optimizer reads it."""
-        return self._is_an_optimizers or self._reads.noted
+        return self.optimizer is not None or self._reads.noted
 
 
 class AttributeTarget:
@@ -109,9 +110,10 @@ class AttributeTarget:
     Args:
         owner: Any object, a layer, an optimizer or a loss.
         name: String, the name of an attribute of it.
+        optimizer: The optimizer that it is or that is around it, or `None`.
     """
 
-    def __init__(self, owner, name):
+    def __init__(self, owner, name, optimizer=None):
         numbers = {key: value for key, value in vars(owner).items() if _is_number(value)}
         kind = type(owner).__name__
         if name not in numbers:
@@ -133,7 +135,7 @@ class AttributeTarget:
                 f"{kind} was made with a rate of 0, for which it has no random seed. Make it with "
                 f"another rate, and let the schedule begin with 0: {kind}(0.5) and {{0: 0.0}}."
             )
-        self.name = name
+        self.name, self.optimizer = name, optimizer
         self._owner, self._open = owner, 0
         self._description = f"The attribute {name!r} of {kind}"
         self.variable = ScheduledNumber(self._description, numbers[name])
