@@ -554,19 +554,24 @@ def test_what_has_as_many_entries_as_a_microbatch_by_chance_is_no_samples(sample
 
 
 @pytest.mark.backend("jax")
-@pytest.mark.parametrize("optimizer", ["sgd", "heun", "accumulate"])
-def test_no_tracer_leaves_a_step(optimizer):
+@pytest.mark.parametrize(
+    ("optimizer", "microbatch_size"),
+    [("sgd", 4), ("heun", 4), ("accumulate", 4), ("rk45", None), ("full-batch", 4)],
+)
+def test_no_tracer_leaves_a_step(optimizer, microbatch_size):
     import jax
 
     make = {
         "sgd": lambda: "sgd",
         "heun": lambda: kc.optimizers.Heun(0.1),
+        "rk45": lambda: kc.optimizers.RK45("adam"),
+        "full-batch": lambda: kc.optimizers.RK23(0.1, full_batch=True),
         "accumulate": lambda: kc.optimizers.Accumulate("sgd", 2),
     }[optimizer]
     inputs = keras.Input((4,))
     outputs = keras.layers.Dense(1)(keras.layers.Dropout(0.5)(inputs))
     model = kc.Model(inputs, outputs)
-    model.compile(make(), loss="mse", metrics=["mae"], microbatch_size=4)
+    model.compile(make(), loss="mse", metrics=["mae"], microbatch_size=microbatch_size)
     x = np.ones((16, 4), "float32")
     with jax.checking_leaks():
         model.fit(x, x[:, :1], batch_size=8, verbose=0)

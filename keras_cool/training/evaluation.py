@@ -144,7 +144,7 @@ class Evaluation:
         except UnknownSumError:
             self._kinds.have_sums = True
             return self._compute(point, differentiate)
-        self._note_weight(losses, divisor)
+        self._note_weight(divisor, losses.is_a_sum, losses.have_several_divisors)
         return result
 
     def _sums_of_samples(self, point):
@@ -164,10 +164,12 @@ class Evaluation:
 
         return SampleDimensions(run, *Microbatches.flatten(self._batch))
 
-    def _note_weight(self, losses, divisor):
-        self.divisor = divisor
-        self.is_a_sum = losses.is_a_sum
-        self.has_several_divisors = losses.have_several_divisors
+    def _note_weight(self, divisor, is_a_sum, has_several_divisors):
+        """Notes what the first evaluation finds; a later one may be in a loop, whose tensors do not
+        leave it."""
+        if self.loss is None:
+            self.divisor, self.is_a_sum = divisor, is_a_sum
+            self.has_several_divisors = has_several_divisors
 
     def _part(self, point, batch, losses, share=None, differentiate=True):
         """Gives `(loss, aux, logs, gradients, divisor)` of a part of the batch; the gradients are

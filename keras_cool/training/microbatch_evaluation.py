@@ -136,9 +136,8 @@ class MicrobatchEvaluation(Evaluation):
             variable.assign(value)
         if observed:
             sums, self._measured = sums[: -len(observed) - 1], sums[-len(observed) - 1 :]
-        self.divisor = sums.pop() if result["has_divisor"] else None
-        self.is_a_sum = result["is_a_sum"]
-        self.has_several_divisors = result["has_several_divisors"]
+        divisor = sums.pop() if result["has_divisor"] else None
+        self._note_weight(divisor, result["is_a_sum"], result["has_several_divisors"])
         gradients = [
             None if absent else ops.cast(g, p.dtype)
             for g, p, absent in zip(sums, differentiated, missing, strict=False)
