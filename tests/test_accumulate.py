@@ -638,3 +638,36 @@ def test_a_loss_that_depends_on_no_variable(model_class):
         return
     with pytest.raises((ValueError, RuntimeError), match="No gradients provided|does not require"):
         fit(model)
+
+
+@pytest.mark.parametrize("callback", ["report", "schedule"])
+@pytest.mark.parametrize("loss", ["mse", keras.losses.MeanSquaredError("sum")], ids=["mean", "sum"])
+def test_a_callback_in_the_step_of_a_plain_model_changes_nothing(callback, loss):
+    """It gives the model the mixin; batches still count alike, and windows go on over the epochs."""
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
+    arguments = {"batch_size": 6, "epochs": 2, "shuffle": False, "verbose": 0}  # the last is of 2
+
+    def train(callbacks, injected=False):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        sgd = keras.optimizers.SGD(0.01, momentum=0.5)
+        model.compile(kc.optimizers.Accumulate(sgd, 3), loss=loss)
+        results = []
+        for i in range(3):
+            if injected and i == 1:
+                kc.inject(model)
+            logs = model.fit(x, x[:, :1], callbacks=callbacks(sgd), **arguments).history
+            results += [int(model.optimizer.iterations.numpy()), *model.get_weights()]
+        return results, sorted(logs)
+
+    def callbacks(sgd):
+        if callback == "report":
+            return [kc.callbacks.StepReport()]
+        return [kc.callbacks.Schedule((sgd, "momentum"), {0: 0.5})]
+
+    (expected, _), (results, logs) = train(lambda sgd: []), train(callbacks)
+    for a, b in zip(results, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert results[6] == 8 and "skipped_steps" not in logs
+    results, logs = train(callbacks, injected=True)
+    assert results[6] > 8 and "skipped_steps" in logs  # the mixin by request

@@ -33,8 +33,7 @@ class Schedule(StepCallback):
     `weight_decay`, `rho` or `learning_rate` of an optimizer, `rate` of a layer, `l2` of a
     regulariser, a number of a loss of your own.
 
-    The model is given `keras_cool.MultiGradientMixin` if it lacks it, as by
-    `keras_cool.inject`.
+    A model without `keras_cool.MultiGradientMixin` is given it, and otherwise trains as it did.
 
     Example:
 

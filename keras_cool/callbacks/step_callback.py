@@ -9,7 +9,8 @@ class StepCallback(keras.callbacks.Callback):
     """A callback that is also a part of the training step, compiled with it on every backend.
 
     While it is attached, from `set_model` to the end of training, the step is the one of
-    `keras_cool.MultiGradientMixin`, which a model without it is given as by `keras_cool.inject`.
+    `keras_cool.MultiGradientMixin`, which a model without it is given. It trains as it did all the
+    same: `Accumulate` treats such a model as one without, until `keras_cool.inject` is called.
     The step calls the methods below; all of them run in the graph, see and assign variables as the
     step does, and cost nothing on the host.
     """
@@ -78,9 +79,10 @@ class StepCallback(keras.callbacks.Callback):
         """Takes up the model; Keras calls it before training."""
         is_new = model is not self._model
         super().set_model(model)
-        from keras_cool.training.inject import inject  # the one look from here into that room
+        # The one look from here into that room.
+        from keras_cool.training.inject import give_mixin_for_callback
 
-        inject(model).attach_to_step(self)
+        give_mixin_for_callback(model).attach_to_step(self)
         if is_new:
             with model.scope_of_variables():
                 self.make_step_variables()

@@ -30,8 +30,8 @@ class StepReport(StepCallback):
 
     Under `keras_cool.optimizers.Accumulate` a step is an update: the gradient is the mean over the
     window. The logs of an epoch have the numbers of the last step that was reported; `data()` has
-    all of them, and `plot` draws them. The other steps cost what they cost without it. The model is
-    given `keras_cool.MultiGradientMixin` if it lacks it, as by `keras_cool.inject`.
+    all of them, and `plot` draws them. The other steps cost what they cost without it. A model
+    without `keras_cool.MultiGradientMixin` is given it, and trains as it did.
 
     In a `multi_gradient_step` of your own the gradient is the first that `self.apply_gradients`
     hands to the model's own optimizer. Of a model that is not built yet TensorFlow has no weights

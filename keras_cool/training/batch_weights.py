@@ -18,6 +18,7 @@ class _Notes(threading.local):
     samples = 1.0
     by_variable: dict | None = None
     trace: object = None
+    weighs = True
 
 
 _notes = _Notes()
@@ -29,23 +30,25 @@ def step_of(samples, optimizers):
 
     Args:
         samples: Integer or scalar tensor.
-        optimizers: List of the optimizers that may take part.
+        optimizers: List of the optimizers that may take part, or `None`: all batches count alike,
+            as on a model without the mixin.
     """
-    outer = _notes.samples, _notes.by_variable, _notes.trace
+    outer = _notes.samples, _notes.by_variable, _notes.trace, _notes.weighs
     _notes.samples, _notes.by_variable, _notes.trace = samples, {}, backend.present_trace()
+    _notes.weighs = optimizers is not None
     try:
         with contextlib.ExitStack() as stack:
-            for optimizer in accumulating_optimizers(*optimizers):
+            for optimizer in accumulating_optimizers(*(optimizers or [])):
                 optimizer.begin_batch()
                 stack.enter_context(optimizer.counting(samples, samples=samples))
             yield
     finally:
-        _notes.samples, _notes.by_variable, _notes.trace = outer
+        _notes.samples, _notes.by_variable, _notes.trace, _notes.weighs = outer
 
 
 def note(evaluation, optimizer):
     """Notes what the loss of an `Evaluation` is divided by, for the variables of its gradients."""
-    accumulates = accumulating_optimizers(optimizer)
+    accumulates = _weighing(optimizer)
     if not accumulates or _notes.by_variable is None:
         return
     if _notes.trace != backend.present_trace():
@@ -69,7 +72,7 @@ def note(evaluation, optimizer):
 @contextlib.contextmanager
 def counting(optimizer, variables):
     """Within it the gradients that `optimizer` is given for `variables` count as noted."""
-    accumulates = accumulating_optimizers(optimizer)
+    accumulates = _weighing(optimizer)
     if not accumulates:
         yield
         return
@@ -92,5 +95,9 @@ def forget(variables):
 def window_share(optimizer):
     """A batch's share of the batches that an update of `optimizer` is made of, a number or a
     scalar tensor."""
-    accumulates = accumulating_optimizers(optimizer)
+    accumulates = _weighing(optimizer)
     return accumulates[0].share() if accumulates else 1.0
+
+
+def _weighing(optimizer):
+    return accumulating_optimizers(optimizer) if _notes.weighs else []

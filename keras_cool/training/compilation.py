@@ -84,6 +84,8 @@ class Compilation:
 
     def share_seeds(self):
         """Lets an optimizer of keras_cool save the model's random seeds with its own state."""
+        if self._is_plain:
+            return
         method = multi_gradient_method(self.optimizer)
         # One file holds the seeds once: under a `MultiOptimizer` the first `Accumulate` does.
         for optimizer in [method] if method else accumulating_optimizers(self.optimizer)[:1]:

@@ -46,9 +46,9 @@ def inject(model, optimizer=None):
             f"{type(model).__name__}. Pass the model itself, for example "
             "`keras_cool.inject(keras.Sequential([...]))`."
         )
-    if not isinstance(model, MultiGradientMixin):
-        model.__class__ = _with_mixin(type(model))
-        model._loss_kinds = LossKinds()
+    _give_mixin(model)
+    if model._is_plain:
+        model._is_plain = False
         model.train_function = None
     if optimizer is not None and model.compiled and model.optimizer is not optimizer:
         set_compiled_optimizer(model, _scaled_as_compile_does(model, optimizer))
@@ -58,6 +58,22 @@ def inject(model, optimizer=None):
     if model.compiled:
         model.share_seeds()
     return model
+
+
+def give_mixin_for_callback(model):
+    """Gives a model the mixin for a callback in its step. All else stays as without: `Accumulate`
+    counts all batches alike and carries the last window of an epoch on."""
+    if not isinstance(model, MultiGradientMixin):
+        _give_mixin(model)
+        model._is_plain = True
+    return model
+
+
+def _give_mixin(model):
+    if not isinstance(model, MultiGradientMixin):
+        model.__class__ = _with_mixin(type(model))
+        model._loss_kinds = LossKinds()
+        model.train_function = None
 
 
 @functools.cache

@@ -58,6 +58,10 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
     ['gradient_evaluations', 'loss', 'skipped_steps']
     """
 
+    # Whether a callback alone has given the model the mixin: what `Accumulate` does on a model with
+    # it, weigh the batches and finish the last window, it does not do then.
+    _is_plain = False
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if Trainer in cls.__mro__ and cls.__mro__.index(Trainer) < cls.__mro__.index(
@@ -234,10 +238,10 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
         names = list(inspect.signature(super().fit).parameters)
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         self.keep_step_callbacks(given.get("callbacks") or [])
-        accumulates = may_accumulate(*optimizers_of(self))
-        callbacks = with_own_callbacks(
-            given.get("callbacks"), accumulates, given.get("verbose", "auto")
-        )
+        callbacks = given.get("callbacks")
+        if not self._is_plain:
+            accumulates = may_accumulate(*optimizers_of(self))
+            callbacks = with_own_callbacks(callbacks, accumulates, given.get("verbose", "auto"))
         place = names.index("callbacks") if "callbacks" in names else len(args)
         if place < len(args):
             args = (*args[:place], callbacks, *args[place + 1 :])
@@ -246,7 +250,7 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
         try:
             return super().fit(*args, **kwargs)
         except BaseException:  # Ctrl-C too; Keras tells the callbacks nothing
-            for callback in getattr(callbacks, "callbacks", callbacks):
+            for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or []):
                 if hasattr(callback, "on_train_error"):
                     callback.on_train_error()
             raise
@@ -302,7 +306,8 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
         data = keras.tree.map_structure(_as_tensor, data)  # `train_on_batch` hands arrays over
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self._present_step.has_tracked_loss = False
-        with self._extended(), batch_weights.step_of(batch_size(x), optimizers_of(self)):
+        optimizers = None if self._is_plain else optimizers_of(self)
+        with self._extended(), batch_weights.step_of(batch_size(x), optimizers):
             logs = self.multi_gradient_step(x, y, sample_weight)
         if not isinstance(logs, dict):
             raise TypeError(

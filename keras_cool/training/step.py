@@ -22,7 +22,7 @@ def take_plain_step(model, evaluation):
     _, gradients = evaluation.raw([v.value for v in variables])
     gradients = backend.gradients_of_keras_step(gradients, variables)
     updates = evaluation.updates
-    if accumulating_optimizers(model.optimizer):
+    if accumulating_optimizers(model.optimizer) and not model._is_plain:
         weights = {id(v) for v in model.weights}
         updates = [(v, _if_finite(v, value) if id(v) in weights else value) for v, value in updates]
     assign(updates)
