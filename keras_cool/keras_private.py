@@ -286,6 +286,11 @@ def learning_rate_schedule(optimizer):
     return rate if callable(rate) else None
 
 
+def loss_arguments(loss):
+    """What one of Keras' losses hands to its function, a dictionary: the `delta` of `Huber`."""
+    return getattr(loss, "_fn_kwargs", {}) if isinstance(loss, keras.losses.Loss) else {}
+
+
 def running_fit():
     """The `CallbackList` and the iterator over an epoch of the `fit` that is calling a callback, or
     `None`: none is."""

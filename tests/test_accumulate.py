@@ -643,7 +643,7 @@ def test_a_loss_that_depends_on_no_variable(model_class):
 @pytest.mark.parametrize("callback", ["report", "schedule"])
 @pytest.mark.parametrize("loss", ["mse", keras.losses.MeanSquaredError("sum")], ids=["mean", "sum"])
 def test_a_callback_in_the_step_of_a_plain_model_changes_nothing(callback, loss):
-    """It gives the model the mixin; batches still count alike, and windows go on over the epochs."""
+    """It gives the model the mixin; still all batches count alike, and windows are carried on."""
     x = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
     arguments = {"batch_size": 6, "epochs": 2, "shuffle": False, "verbose": 0}  # the last is of 2
 

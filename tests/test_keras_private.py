@@ -350,6 +350,13 @@ def test_learning_rate_schedule_is_the_object_behind_the_rate(wrapped):
     assert keras_private.learning_rate_schedule(wrap(keras.optimizers.SGD(0.1))) is None
 
 
+def test_loss_arguments_are_those_of_the_function():
+    loss = keras.losses.Huber(delta=0.5)
+    assert keras_private.loss_arguments(loss)["delta"] == 0.5
+    keras_private.loss_arguments(loss)["delta"] = 2.0
+    assert float(loss([[10.0]], [[0.0]])) == pytest.approx(2.0 * (10.0 - 1.0))
+
+
 def test_the_generator_of_what_has_no_seed():
     keras.utils.set_random_seed(0)
     assert keras_private.unseeded_generator() is None

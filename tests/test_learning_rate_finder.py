@@ -317,3 +317,19 @@ def test_a_model_without_weights():
     model.compile("sgd", loss="mse")
     with pytest.raises(ValueError, match=r"keras\.Input\(shape\)"):
         run_test(model)
+
+
+def test_two_in_one_fit_are_refused():
+    model = deep_model(keras.Model, keras.optimizers.SGD(0.1))
+    finders = [kc.callbacks.LearningRateFinder(1e-3, 1.0, steps=5) for _ in range(2)]
+    with pytest.raises(ValueError, match="Give each a `fit` of its own"):
+        model.fit(X, Y, epochs=10, callbacks=finders, verbose=0)
+
+
+def test_a_fit_without_an_epoch():
+    model = deep_model(keras.Model, keras.optimizers.SGD(0.1))
+    before = model.get_weights()
+    with pytest.warns(UserWarning, match="took 0 of its 100 updates"):
+        model.fit(X, Y, epochs=0, callbacks=[kc.callbacks.LearningRateFinder(1e-3, 1.0)], verbose=0)
+    for a, b in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -535,3 +535,66 @@ def test_an_optimizer_that_counts_and_takes_no_step():
     model.compile(optimizer=None)
     with pytest.raises(ValueError, match="compiled without one"):
         fit(model, [schedule])
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["schedule-first", "schedule-last"])
+def test_another_callback_that_changes_the_number_is_noticed(first):
+    model = linear()
+    callbacks = [
+        Schedule((model.optimizer, "learning_rate"), lambda epoch: 0.1),
+        keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.01),
+    ]
+    with pytest.warns(UserWarning, match="another callback changes the same number"):
+        fit(model, callbacks if first else callbacks[::-1], epochs=2)
+
+
+def test_an_argument_of_one_of_keras_own_losses():
+    """Huber, as Keras computes it with the same numbers set from the start, epoch by epoch."""
+    model, expected = linear(loss=keras.losses.Huber(0.5)), linear()
+    fit(model, [Schedule((model.loss, "delta"), {0: 0.1, 2: 3.0})])
+    for delta in (0.1, 3.0):
+        expected.compile(keras.optimizers.SGD(0.1), loss=keras.losses.Huber(delta))
+        fit(expected, [], epochs=2)
+    np.testing.assert_allclose(model.get_weights()[0], expected.get_weights()[0], rtol=1e-5)
+    assert float(model.loss([[10.0]], [[0.0]])) == pytest.approx(3.0 * (10.0 - 1.5))
+
+
+@pytest.mark.parametrize("policy", ["float16", "bfloat16", "mixed_bfloat16", "float64"])
+def test_numbers_of_layers_under_other_policies(policy):
+    """A dropout that lets all pass, and the momentum of a batch normalisation, not rounded."""
+    keras.config.set_dtype_policy(policy)
+    inputs = keras.Input((3,))
+    dropout = keras.layers.Dropout(0.5, seed=0)
+    normalisation = keras.layers.BatchNormalization(momentum=0.5)
+    model = keras.Model(inputs, normalisation(dropout(inputs)))
+    model.compile(keras.optimizers.SGD(0.0), loss="mse")
+    schedules = [
+        Schedule((dropout, "rate"), {0: 0.0}),
+        Schedule((normalisation, "momentum"), {0: 0.99}),
+    ]
+    ones = np.ones((4, 3), "float32")
+    model.fit(ones, ones, epochs=1, callbacks=schedules, verbose=0)
+    mean = keras.ops.convert_to_numpy(normalisation.moving_mean).astype("float64")
+    tolerance = 1e-4 if policy in ("mixed_bfloat16", "float64") else 0.5
+    np.testing.assert_allclose(mean, 0.01, rtol=tolerance)
+
+
+@pytest.mark.parametrize("by", ["epoch", "step"])
+def test_a_number_that_keras_would_refuse(by):
+    inputs = keras.Input((3,))
+    layer = keras.layers.Dropout(0.5, seed=0)
+    model = keras.Model(inputs, keras.layers.Dense(1)(layer(inputs)))
+    model.compile("sgd", loss="mse")
+    rate = (lambda epoch: 1.5) if by == "epoch" else lambda step: 1.5 + 0 * step
+    # By step PyTorch's own dropout refuses it before the epoch is over.
+    with pytest.raises((ValueError, RuntimeError), match="between 0 and 1|p_in"):
+        fit(model, [Schedule((layer, "rate"), rate, by=by)])
+    assert layer.rate == 0.5
+
+
+def test_what_has_no_such_number_says_what_to_do():
+    with pytest.raises(TypeError, match="of type float, which has no attributes"):
+        Schedule((3.5, "real"), {0: 1.0})
+    accumulate = kc.optimizers.Accumulate("sgd", 3)
+    with pytest.raises(ValueError, match="is 3, of Accumulate. Change it with .*Accumulation"):
+        Schedule((accumulate, "steps"), {0: 2})

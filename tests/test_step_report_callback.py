@@ -201,3 +201,24 @@ def test_a_bad_frequency(frequency):
 def test_several_steps_an_execution_are_refused():
     with pytest.raises(ValueError, match="Compile the model with steps_per_execution=1"):
         fit(linear(steps_per_execution=2), [StepReport()])
+
+
+@pytest.mark.multi_optimizer
+def test_the_rates_of_several_optimizers(tmp_path):
+    first, second = keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.2)
+    inputs = keras.Input((3,))
+    hidden = keras.layers.Dense(2, name="hidden")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
+    several = keras.optimizers.MultiOptimizer(lambda v: first if "hidden" in v.path else second)
+    model.compile(several, loss="mse")
+    report = StepReport(frequency=1)
+    logs = fit(model, [report])
+    np.testing.assert_allclose(
+        [logs["learning_rate_1"][-1], logs["learning_rate_2"][-1]], [0.1, 0.2]
+    )
+    report.plot(tmp_path / "report.png")
+
+    accumulate = kc.optimizers.Accumulate(keras.optimizers.SGD(0.1), 2)
+    model.compile(keras.optimizers.MultiOptimizer(lambda v: accumulate), loss="mse")
+    with pytest.raises(ValueError, match="one window at a time"):
+        fit(model, [report])

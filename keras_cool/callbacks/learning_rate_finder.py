@@ -24,7 +24,7 @@ from keras_cool.callbacks.range_test import (
 from keras_cool.callbacks.running_loss import RunningLoss, is_above
 from keras_cool.callbacks.training_state import TrainingState
 from keras_cool.callbacks.when_fit_fails import WhenFitFails
-from keras_cool.keras_private import learning_rate_schedule
+from keras_cool.keras_private import learning_rate_schedule, running_fit
 
 
 class LearningRateFinder(keras.callbacks.Callback):
@@ -95,6 +95,7 @@ class LearningRateFinder(keras.callbacks.Callback):
     _state: TrainingState | None
     _is_over: bool
     _epoch_is_open: bool
+    _guard: WhenFitFails | None
     _rates: list
     _losses: list
 
@@ -124,6 +125,13 @@ class LearningRateFinder(keras.callbacks.Callback):
                 f"{type(model.optimizer).__name__} has several. Run the test with one optimizer "
                 "for all variables."
             )
+        fit = running_fit()
+        others = [] if fit is None else [c for c in fit[0].callbacks if c is not self]
+        if any(isinstance(c, LearningRateFinder) for c in others):
+            raise ValueError(
+                "Two LearningRateFinders would set the rates of the same steps. Give each a `fit` "
+                "of its own."
+            )
         _check_chosen_by_user(model.optimizer)
         checked_rates([model.optimizer], self)
         self._loss = RunningLoss(model, self)
@@ -151,8 +159,10 @@ class LearningRateFinder(keras.callbacks.Callback):
                 "the epochs were over. Give `fit` more `epochs`, or the finder less `steps`.",
                 stacklevel=2,
             )
-            self._end()
-        self._guard.release()
+            if self._rates:
+                self._end()
+        if self._guard is not None:
+            self._guard.release()
         self.put_back()  # again, after what came at the end of the epoch and of `fit`
         self._state = None
 
@@ -224,7 +234,7 @@ class LearningRateFinder(keras.callbacks.Callback):
     def _start_anew(self):
         self.suggestion = None
         self._rates, self._losses = [], []
-        self._state = self._schedule = None
+        self._state = self._schedule = self._guard = None
         self._is_over = self._epoch_is_open = False
 
     def _begin(self):

@@ -12,7 +12,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 from keras_cool.callbacks.breakpoints import checked_table, value_at
 from keras_cool.callbacks.learning_rates import innermost
 from keras_cool.callbacks.schedule_target import interpret
-from keras_cool.callbacks.step_callback import StepCallback
+from keras_cool.callbacks.step_callback import StepCallback, build_optimizer
 from keras_cool.keras_private import holds_several, learning_rate_variable
 
 BY = ("epoch", "step")
@@ -98,7 +98,8 @@ class Schedule(StepCallback):
         self._checked = False
         self._own_variables: list = []
         self._counted = 0  # updates at the last end of an epoch
-        self._stands_still = False
+        self._stands_still = self._is_overruled = False
+        self._given = None  # the number of the epoch
 
     @property
     def value(self):
@@ -125,20 +126,22 @@ class Schedule(StepCallback):
         variable = self._target.variable
         self._own_variables = [] if any(v is variable for v in known) else [variable]
         self._checked = False
-        self._counter = self._counting(model)
-        self._counted = self._updates()
         self._check_alone(model)
-        self._check_built(model)
         self._target.value = self._first  # of the type that every later one has
         super().set_model(model)
-        if optimizer is not None and model.built and not optimizer.built:
-            # TensorFlow would in the first step, without slots if the schedule begins with 0.
-            with model.scope_of_variables():
-                optimizer.build(model.trainable_variables)
+
+    def check_model(self, model):
+        build_optimizer(model)  # in the first step it would have no slots for a first number of 0
+        self._check_built(model)
+        self._given = None
+        self._counter = self._counting(model)
+        self._counted = self._updates()
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._by == "epoch":
+            self._check_kept()
             self._target.value = self._number_at(epoch)
+            self._given = self._target.value
 
     def begin_step(self):
         if self._by == "step":
@@ -156,6 +159,7 @@ class Schedule(StepCallback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._check_read()
+        self._check_kept()
         self._target.keep_value()
         if not math.isfinite(self._target.value):
             self._refuse(self._target.value, f"in epoch {epoch}")
@@ -254,6 +258,20 @@ class Schedule(StepCallback):
             f"Schedule({self._name}) would overwrite {self._name!r} in the logs with its own "
             "number. Give it another name: Schedule(target, schedule, "
             f"name='scheduled_{self._name}')."
+        )
+
+    def _check_kept(self):
+        """Warns, once, where something else has changed the number since it was given."""
+        if self._given is None or self._is_overruled:
+            return
+        if math.isclose(self._given, self._target.value, rel_tol=1e-6):  # it may be a float32
+            return
+        self._is_overruled = True
+        warnings.warn(
+            f"Schedule({self._name}) gave {self._given:.6g}, and found {self._target.value:.6g}: "
+            "another callback changes the same number (LearningRateScheduler, ReduceLROnPlateau, "
+            "Rescue), and the last one to do so has its way. Leave one of them out.",
+            stacklevel=2,
         )
 
     def _check_built(self, model):

@@ -9,7 +9,13 @@ from keras import ops
 from keras_cool import backend
 from keras_cool.callbacks.learning_rates import innermost
 from keras_cool.callbacks.scheduled_number import ScheduledNumber
-from keras_cool.keras_private import NotedReads, holds_several, learning_rate_variable
+from keras_cool.keras_private import (
+    NotedReads,
+    holds_several,
+    learning_rate_variable,
+    loss_arguments,
+)
+from keras_cool.optimizers_of import accumulating_optimizers
 
 _USAGE = (
     "Schedule takes a scalar keras.Variable, or a pair of an object and the name of its attribute: "
@@ -114,13 +120,21 @@ class AttributeTarget:
     """
 
     def __init__(self, owner, name, optimizer=None):
-        numbers = {key: value for key, value in vars(owner).items() if _is_number(value)}
         kind = type(owner).__name__
+        if not hasattr(owner, "__dict__"):
+            raise TypeError(
+                f"{_USAGE}. The object was {owner!r} of type {kind}, which has no attributes that "
+                "could be set."
+            )
+        self._held_in = loss_arguments(owner) if name in loss_arguments(owner) else vars(owner)
+        held = {**vars(owner), **loss_arguments(owner)}
+        numbers = {key: value for key, value in held.items() if _is_number(value)}
         if name not in numbers:
             given = f"is {getattr(owner, name)!r}" if hasattr(owner, name) else "does not exist"
             names = sorted(key for key in numbers if not key.startswith("_"))
             advice = f"Its numbers are {names}."
-            if name == "steps" and hasattr(owner, "finish_window"):
+            if name == "steps" and accumulating_optimizers(optimizer):
+                given = f"is {accumulating_optimizers(optimizer)[0].steps}, of Accumulate"
                 advice = "Change it with keras_cool.callbacks.AccumulationSchedule({0: 1, 5: 4})."
             raise ValueError(
                 f"Schedule changes a number, and the attribute {name!r} of {kind} {given}. {advice}"
@@ -138,20 +152,29 @@ class AttributeTarget:
         self.name, self.optimizer = name, optimizer
         self._owner, self._open = owner, 0
         self._description = f"The attribute {name!r} of {kind}"
-        self.variable = ScheduledNumber(self._description, numbers[name])
+        self.variable = ScheduledNumber(self._description, numbers[name], _dtype_in_step(owner))
 
     @property
     def value(self):
         """The present value, a float."""
-        return float(vars(self._owner)[self.name])
+        return float(self._held_in[self.name])
 
     @value.setter
     def value(self, value):
+        self.check_exact(value)
         self.variable.assign(value)
-        vars(self._owner)[self.name] = value
+        self._held_in[self.name] = value
 
     def check_exact(self, value):
-        """Any number will do: inside the step the attribute is a float."""
+        """Refuses a number that Keras would refuse where the object is made.
+
+        Args:
+            value: A number, or what a step computes, which is looked at when the step is over.
+        """
+        if ops.is_tensor(value) or not isinstance(self._owner, _WITH_FRACTIONS):
+            return
+        if self.name in ("momentum", "rate", "stddev") and not 0 <= value <= 1:
+            raise ValueError(f"{self._description} is between 0 and 1. Schedule gave it {value!r}.")
 
     def is_same(self, other):
         """Whether `other`, a target too, changes the same number."""
@@ -164,17 +187,18 @@ class AttributeTarget:
 
     def keep_value(self):
         """Gives the attribute the number that the last step had."""
-        vars(self._owner)[self.name] = float(self.variable.numpy())
+        self.check_exact(float(self.variable.numpy()))
+        self._held_in[self.name] = float(self.variable.numpy())
 
     @contextlib.contextmanager
     def in_step(self):
         """The context in which the attribute is what a step has to compute with."""
         # Replicas are threads, which may enter and leave in any order: the first and the last act.
         if not self._open:
-            self._number = vars(self._owner)[self.name]
+            self._number = self._held_in[self.name]
         self._open += 1
         self.variable.hold()
-        vars(self._owner)[self.name] = backend.number_in_step(self.variable)
+        self._held_in[self.name] = backend.number_in_step(self.variable)
         try:
             yield
         except Exception as error:
@@ -188,7 +212,7 @@ class AttributeTarget:
             self._open -= 1
             if not self._open:
                 self.variable.let_go()
-                vars(self._owner)[self.name] = self._number
+                self._held_in[self.name] = self._number
 
     @property
     def is_read(self):
@@ -206,6 +230,16 @@ _DROPOUTS = (
     keras.layers.GaussianDropout,
     keras.layers.GaussianNoise,
 )
+
+
+_WITH_FRACTIONS = (keras.optimizers.Optimizer, *_DROPOUTS)
+
+
+def _dtype_in_step(owner):
+    """What a layer computes with; Keras computes batch statistics in float32 at least."""
+    if isinstance(owner, keras.layers.BatchNormalization):
+        return "float64" if owner.variable_dtype == "float64" else "float32"
+    return owner.compute_dtype if isinstance(owner, keras.Layer) else None
 
 
 def _keeps_momentum(owner):

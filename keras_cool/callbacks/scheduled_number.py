@@ -13,10 +13,13 @@ class ScheduledNumber(keras.Variable):
     Args:
         description: String, the attribute, for errors.
         value: Float, the first value.
+        dtype_in_step: String, the dtype that its value has in a step, or `None`: floatx, and what
+            mixed precision makes of that.
     """
 
-    def __init__(self, description, value):
+    def __init__(self, description, value, dtype_in_step=None):
         self._description = description
+        self._dtype_in_step = dtype_in_step
         self.held = None  # its value in a step, for who does not count as reading it
         self.is_read = False
         super().__init__(
@@ -45,6 +48,8 @@ class ScheduledNumber(keras.Variable):
         if self.held is None:
             return super().value
         self.is_read = True
+        if self._dtype_in_step is not None:
+            return keras.ops.cast(self.held, self._dtype_in_step)
         return self._maybe_autocast(self.held)
 
     @property

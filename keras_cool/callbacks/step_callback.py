@@ -33,6 +33,9 @@ class StepCallback(keras.callbacks.Callback):
     def make_step_variables(self):
         """Makes these variables, on the devices of the model that it is attached to."""
 
+    def check_model(self, model):
+        """Refuses a model, which has the mixin by now, before the callback is attached to it."""
+
     def during_step(self):
         """A context that is open during a step of training or of evaluation."""
         return contextlib.nullcontext()
@@ -82,7 +85,9 @@ class StepCallback(keras.callbacks.Callback):
         # The one look from here into that room.
         from keras_cool.training.inject import give_mixin_for_callback
 
-        give_mixin_for_callback(model).attach_to_step(self)
+        give_mixin_for_callback(model)
+        self.check_model(model)
+        model.attach_to_step(self)
         if is_new:
             with model.scope_of_variables():
                 self.make_step_variables()
@@ -114,3 +119,11 @@ class StepCallback(keras.callbacks.Callback):
         if self._attached_to is not None:
             self._attached_to.detach_from_step(self)
             self._attached_to = None
+
+
+def build_optimizer(model):
+    """Builds the optimizer of a model that is built, as TensorFlow would in the first step."""
+    optimizer = model.optimizer
+    if optimizer is not None and model.built and not optimizer.built:
+        with model.scope_of_variables():
+            optimizer.build(model.trainable_variables)

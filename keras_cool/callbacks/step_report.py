@@ -7,8 +7,10 @@ from keras import ops
 from keras_cool.callbacks.figure import new_figure
 from keras_cool.callbacks.files import checked_path, replacing
 from keras_cool.callbacks.frequency import checked_frequency
+from keras_cool.callbacks.learning_rates import with_rates
 from keras_cool.callbacks.squared_norm import measured_dtype, squared_norm, squared_norm_if
-from keras_cool.callbacks.step_callback import StepCallback
+from keras_cool.callbacks.step_callback import StepCallback, build_optimizer
+from keras_cool.optimizers_of import accumulating_optimizers
 
 # What a multi-gradient optimizer counts from the beginning: the report has the step's own share.
 COUNTED = ("gradient_evaluations", "rejected_tries", "skipped_steps", "too_large_steps")
@@ -23,7 +25,8 @@ class StepReport(StepCallback):
     - `gradient_norm`: \(|g|\), before clipping;
     - `update_norm`: \(|p' - p|\), and `update_ratio`: \(|p' - p| / |p|\), which in a training that
       goes well is of the order of 0.001;
-    - `weight_norm`: \(|p|\), and the optimizer's `learning_rate`;
+    - `weight_norm`: \(|p|\), and the optimizer's `learning_rate` (`learning_rate_1`,
+      `learning_rate_2` and so on of a `MultiOptimizer`);
     - of a multi-gradient optimizer also `gradient_evaluations`, `skipped_steps`, and under step
       size control `embedded_error` (1 is the tolerance), `step_size`, `rejected_tries`,
       `too_large_steps`, `flow_time`.
@@ -96,8 +99,11 @@ class StepReport(StepCallback):
             ("norm", ["gradient_norm", "update_norm", "weight_norm"]),
             ("update ratio", ["update_ratio"]),
         ]
-        size = "step_size" if "step_size" in data else "learning_rate"
-        panels.append((size.replace("_", " "), [size]))
+        if "step_size" in data:
+            panels.append(("step size", ["step_size"]))
+        else:
+            rates = [name for name in data if name.startswith("learning_rate")]
+            panels.append(("learning rate", rates))
         if "embedded_error" in data:
             panels.append(("embedded error", ["embedded_error"]))
             panels.append(("rejected tries", ["rejected_tries"]))
@@ -145,6 +151,15 @@ class StepReport(StepCallback):
         self._due.assign(np.zeros((), "int32"))
         self._squared_norm.assign(np.zeros((), self._squared_norm.dtype))
 
+    def check_model(self, model):
+        build_optimizer(model)  # a `MultiOptimizer` knows its optimizers afterwards
+        if not self._accumulates and accumulating_optimizers(self._optimizer):
+            raise ValueError(
+                "StepReport reports one window at a time, and the optimizers of the "
+                "MultiOptimizer have one each. Put one Accumulate around the whole, or leave "
+                "StepReport out."
+            )
+
     def observe_gradients(self, gradients):
         if not self._accumulates:
             due = self._due.value > 0
@@ -186,7 +201,7 @@ class StepReport(StepCallback):
         self._before = [ops.copy(v.value) for v in self.model.trainable_variables]
         self._start = {
             "step": _number(self._optimizer.iterations),
-            "learning_rate": _number(self._optimizer.learning_rate),
+            "rates": self._rates(),
         }
         self._counts = self._logs_of_the_method()
         self._due.assign(np.array(1, "int32"))
@@ -216,12 +231,18 @@ class StepReport(StepCallback):
             "update_norm": update,
             "update_ratio": update / weight if weight else float("nan"),
             "weight_norm": weight,
-            "learning_rate": self._start["learning_rate"],
+            **self._start["rates"],
         }
         for name, value in self._logs_of_the_method().items():
             counted = name in COUNTED
             report[name] = int(value - self._counts[name]) if counted else value
         self._reports.append(report)
+
+    def _rates(self):
+        rates = [_number(o.learning_rate) for o in with_rates(self._optimizer)]
+        if len(rates) == 1:
+            return {"learning_rate": rates[0]}
+        return {f"learning_rate_{i + 1}": rate for i, rate in enumerate(rates)}
 
     def _logs_of_the_method(self):
         if not hasattr(self._optimizer, "step_logs") or self._accumulates:
