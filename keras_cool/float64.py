@@ -65,6 +65,12 @@ def _check_nothing_exists():
     )
 
 
+def measured_dtype():
+    """The dtype of norms, weights of batches and step sizes: float32 at least, float64 where the
+    models have that."""
+    return "float64" if keras.config.floatx() == "float64" else "float32"
+
+
 def _has_less_than_float64(thing):
     # By the type itself: `isinstance` asks `__class__`, at which lazy modules start to load.
     if not issubclass(type(thing), _KINDS):

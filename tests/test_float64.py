@@ -207,3 +207,22 @@ def test_one_call_at_the_start_of_a_process():
     dtypes, value = done.stdout.splitlines()
     assert dtypes == "float64 float64 float64"
     assert abs(float(value) - np.tanh(1.0)) < 1e-15
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean_with_sample_weight"])
+def test_the_weights_of_batches_are_in_float64(reduction, float64):
+    rng = np.random.default_rng(0)
+    x, y, weights = rng.normal(size=(12, 4)), rng.normal(size=(12, 1)), rng.random(12)
+
+    def train(optimizer, batch_size):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((4,))
+        model = kc.Model(inputs, keras.layers.Dense(1)(inputs))
+        model.compile(optimizer, loss=keras.losses.MeanSquaredError(reduction=reduction))
+        arguments = {"batch_size": batch_size, "shuffle": False, "verbose": 0}
+        model.fit(x, y, sample_weight=weights, epochs=2, **arguments)
+        return model.get_weights()
+
+    window = train(kc.optimizers.Accumulate(keras.optimizers.SGD(0.01), 3), 4)
+    for a, b in zip(window, train(keras.optimizers.SGD(0.01), 12), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13)

@@ -9,12 +9,12 @@ from keras import ops
 from keras_cool import backend
 from keras_cool.callbacks.frequency import checked_frequency
 from keras_cool.callbacks.squared_norm import (
-    measured_dtype,
     squared_norm,
     squared_norm_if,
     squared_norm_of_part_if,
 )
 from keras_cool.callbacks.step_callback import StepCallback
+from keras_cool.float64 import measured_dtype
 
 
 class GradientNoiseScale(StepCallback):

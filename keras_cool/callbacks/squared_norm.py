@@ -1,15 +1,10 @@
 """The squared norm of a list of tensors, in float32 or float64, where it is wanted."""
 
-import keras
 from keras import ops
 
 from keras_cool import backend
+from keras_cool.float64 import measured_dtype
 from keras_cool.gradients import densify
-
-
-def measured_dtype():
-    """The dtype of norms: float32 at least, float64 where the models have that."""
-    return "float64" if keras.config.floatx() == "float64" else "float32"
 
 
 def squared_norm(tensors):

@@ -8,8 +8,9 @@ from keras_cool.callbacks.figure import new_figure
 from keras_cool.callbacks.files import checked_path, replacing
 from keras_cool.callbacks.frequency import checked_frequency
 from keras_cool.callbacks.learning_rates import with_rates
-from keras_cool.callbacks.squared_norm import measured_dtype, squared_norm, squared_norm_if
+from keras_cool.callbacks.squared_norm import squared_norm, squared_norm_if
 from keras_cool.callbacks.step_callback import StepCallback, build_optimizer
+from keras_cool.float64 import measured_dtype
 from keras_cool.optimizers_of import accumulating_optimizers
 
 # What a multi-gradient optimizer counts from the beginning: the report has the step's own share.

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_cool import backend
+from keras_cool.float64 import measured_dtype
 from keras_cool.keras_private import (
     holds_several,
     is_trained_by,
@@ -142,8 +143,7 @@ class Accumulate(OptimizerWrapper):
         self._steps = self._counter("steps")
         if self._schedule is None:
             self._steps.assign(checked_steps(steps))
-        dtype = "float64" if keras.config.floatx() == "float64" else "float32"
-        self._window = Window(self._window_variable, dtype)
+        self._window = Window(self._window_variable, measured_dtype())
         self.skipped_steps = self._counter("skipped_steps")
         self.skipped_batches = self._counter("skipped_batches")
         self._accumulators = []
@@ -268,7 +268,7 @@ class Accumulate(OptimizerWrapper):
 
     def share(self):
         """A batch's share of the batches of a window, a scalar tensor."""
-        return 1.0 / ops.cast(self._now(), "float32")
+        return 1.0 / ops.cast(self._now(), measured_dtype())
 
     @property
     def batches(self):
@@ -364,7 +364,7 @@ class Accumulate(OptimizerWrapper):
         gradients = [ops.convert_to_tensor(g) for g in gradients]  # sparse ones too
         finite = backend.all_finite(gradients)
         self.skipped_batches.assign_add(ops.cast(ops.logical_not(finite), "int32"))
-        weight = _zero_unless(finite, ops.cast(weight, "float32"))
+        weight = _zero_unless(finite, ops.cast(weight, measured_dtype()))
         return weight, [_zero_unless(finite, g) for g in gradients], finite
 
     def _finish_call(self, call):

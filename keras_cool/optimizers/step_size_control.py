@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_cool.float64 import measured_dtype
 from keras_cool.optimizers.control_settings import check_settings, checked_rtol
 from keras_cool.optimizers.local_error import error_norm, first_step_size, larger, smaller
 from keras_cool.optimizers.weighted_sum import marked, not_finite_mark
@@ -45,7 +46,7 @@ class StepSizeControl:
         check_settings(rtol, atol, first_step, max_step, controller, max_rejections)
         chosen = first_step == "auto"
         # float32 at least: the loss may be in half precision, step sizes and times are not.
-        self.dtype = "float64" if keras.config.floatx() == "float64" else "float32"
+        self.dtype = measured_dtype()
         self.order, self.atol, self.max_step = order, atol, max_step
         self.rtol = checked_rtol(rtol, self.dtype)
         self.controller, self.max_rejections = controller, max_rejections

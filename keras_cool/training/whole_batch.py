@@ -2,6 +2,7 @@
 
 from keras import ops, tree
 
+from keras_cool.float64 import measured_dtype
 from keras_cool.keras_private import OverlayScope, ReducingLosses, apply_mask, in_layer_call
 
 
@@ -103,7 +104,7 @@ class WholeBatchLosses:
         normaliser = _normaliser(sample_weight, mask, reduction, loss.dtype)
         if self.divisor is None or (self._divisor_is_of_a_layer and not in_layer_call()):
             divisor = ops.size(values) if normaliser is None else normaliser
-            self.divisor = ops.cast(divisor, "float32")
+            self.divisor = ops.cast(divisor, measured_dtype())
             self._divisor_is_of_a_layer = in_layer_call()
         if normaliser is None:
             return loss
