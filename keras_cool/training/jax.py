@@ -156,6 +156,12 @@ def _put_back(groups, state):
 def _check_assigned(scope, groups):
     known = {id(variable) for variables in groups for variable in variables}
     strays = [variable.path for variable, _ in scope.updates if id(variable) not in known]
+    if any("rnn_state" in path for path in strays):
+        raise ValueError(
+            f"The model has a stateful RNN, whose state {strays} Keras does not count among the "
+            "variables of the layer: on JAX it is lost after every step, with any Keras model. "
+            "Make the layer with stateful=False, or train on another backend."
+        )
     if strays:
         raise ValueError(
             f"The training step assigns to variables that are not part of the model: {strays}. On "
