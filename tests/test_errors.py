@@ -272,3 +272,12 @@ def test_a_train_step_that_calls_ours_is_fine():
     model.compile(kc.optimizers.Heun(0.1), loss="mse", microbatch_size=4)
     logs = model.fit(X, Y, batch_size=8, verbose=0).history
     assert logs["gradient_evaluations"] == [2]
+
+
+@pytest.mark.backend("jax")
+def test_a_stateful_rnn_says_that_its_state_would_be_lost():
+    inputs = keras.Input(batch_shape=(4, 5, 2))
+    model = kc.Model(inputs, keras.layers.LSTM(3, stateful=True)(inputs))
+    model.compile(kc.optimizers.Heun(0.1), loss="mse")
+    with pytest.raises(ValueError, match="stateful RNN.*Make the layer with stateful=False"):
+        model.fit(np.ones((4, 5, 2)), np.ones((4, 3)), batch_size=4, verbose=0)

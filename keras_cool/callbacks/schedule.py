@@ -131,6 +131,7 @@ class Schedule(StepCallback):
         super().set_model(model)
 
     def check_model(self, model):
+        """Refuses a model whose optimizers do not count the steps, or are not built."""
         build_optimizer(model)  # in the first step it would have no slots for a first number of 0
         self._check_built(model)
         self._given = None
