@@ -130,7 +130,7 @@ class Schedule(StepCallback):
         self._target.value = self._first  # of the type that every later one has
         super().set_model(model)
 
-    def check_model(self, model):
+    def _check_model(self, model):
         """Refuses a model whose optimizers do not count the steps, or are not built."""
         build_optimizer(model)  # in the first step it would have no slots for a first number of 0
         self._check_built(model)

@@ -33,7 +33,7 @@ class StepCallback(keras.callbacks.Callback):
     def make_step_variables(self):
         """Makes these variables, on the devices of the model that it is attached to."""
 
-    def check_model(self, model):
+    def _check_model(self, model):
         """Refuses a model, which has the mixin by now, before the callback is attached to it."""
 
     def during_step(self):
@@ -86,7 +86,7 @@ class StepCallback(keras.callbacks.Callback):
         from keras_cool.training.inject import give_mixin_for_callback
 
         give_mixin_for_callback(model)
-        self.check_model(model)
+        self._check_model(model)
         model.attach_to_step(self)
         if is_new:
             with model.scope_of_variables():

@@ -152,7 +152,7 @@ class StepReport(StepCallback):
         self._due.assign(np.zeros((), "int32"))
         self._squared_norm.assign(np.zeros((), self._squared_norm.dtype))
 
-    def check_model(self, model):
+    def _check_model(self, model):
         """Refuses a `MultiOptimizer` whose optimizers accumulate each by itself."""
         build_optimizer(model)  # a `MultiOptimizer` knows its optimizers afterwards
         if not self._accumulates and accumulating_optimizers(self._optimizer):
