@@ -236,10 +236,10 @@ def test_the_number_of_an_inner_optimizer(name):
     """By step it counts updates, as `iterations` does; the wrapper is looked through."""
     optimizer = optimizers()[name]
     model = linear(kc.Model, optimizer)
-    logs = fit(model, [Schedule((optimizer, "momentum"), lambda t: 0.1 * t, by="step")])
+    logs = fit(model, [Schedule((optimizer, "momentum"), lambda t: 0.05 * t, by="step")])
     updates = int(optimizer.iterations)
     assert updates == (12 if name == "heun" else 4)
-    assert logs["momentum"][-1] == pytest.approx(0.1 * (updates - 1), rel=1e-5)
+    assert logs["momentum"][-1] == pytest.approx(0.05 * (updates - 1), rel=1e-5)
 
 
 @pytest.mark.backend("jax", "tensorflow")
