@@ -32,13 +32,13 @@ def test_no_backend_but_the_one_in_use_is_imported():
 
 
 def test_import_adds_little_to_import_keras():
-    """Less than a twentieth of what Keras itself takes, the least of three; 30 ms on an idle
+    """Less than a twentieth of what Keras itself takes, in one of three tries; 30 ms on an idle
     machine. Both are measured in one process, so that a busy one slows them alike."""
     code = (
         "import time; start = time.perf_counter(); import keras; between = time.perf_counter(); "
         "import keras_cool; print((time.perf_counter() - between) / (between - start))"
     )
-    assert min(float(run(code)[1]) for _ in range(3)) < 0.05
+    assert any(float(run(code)[1]) < 0.05 for _ in range(3))
 
 
 def test_another_backend_is_an_error_that_names_the_three():
