@@ -1,6 +1,9 @@
 """What every test starts from: the backend, its devices, the seeds and float32."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Devices for the tests of data parallelism. Both backends fix them when they start.
 DEVICES = {"jax": 4, "tensorflow": 2, "torch": 1}
@@ -8,6 +11,16 @@ DEVICES = {"jax": 4, "tensorflow": 2, "torch": 1}
 _flag = f"--xla_force_host_platform_device_count={DEVICES['jax']}"
 if _flag.partition("=")[0] not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}".strip()
+
+# JAX compiles most programs of the tests several times, in this process and in those it starts.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.mkdtemp(prefix="keras-cool-compiled-")
+    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": _compiled,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
 import keras  # noqa: E402
 import pytest  # noqa: E402
