@@ -14,10 +14,10 @@ X = RNG.normal(size=(24, 4)).astype("float32")
 Y = X[:, :1] - X[:, 1:2]
 
 
-def functional():
+def functional(cls=kc.Model):
     inputs = keras.Input((4,))
     h = keras.layers.Dropout(0.3, seed=1)(keras.layers.Dense(8, activation="tanh")(inputs))
-    return kc.Model(inputs, keras.layers.Dense(1)(keras.layers.BatchNormalization()(h)))
+    return cls(inputs, keras.layers.Dense(1)(keras.layers.BatchNormalization()(h)))
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -107,6 +107,35 @@ def test_training_goes_on_to_the_bit(make, optimizer, tmp_path):
     assert_equal(loaded, model)
     assert fit(loaded) == fit(model)
     assert_equal(loaded, model)
+
+
+@pytest.mark.parametrize("microbatch_size", [None, 4])
+def test_seeds_under_a_plain_optimizer(microbatch_size, tmp_path):
+    """The mixin saves them with the model; the files fit a plain Keras model, and the other way."""
+
+    def build():
+        keras.utils.set_random_seed(0)
+        model = functional()
+        model.compile("adam", loss="mse", microbatch_size=microbatch_size)
+        return model
+
+    model, other = build(), build()
+    fit(model)
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    fit(other, epochs=1)
+    other.load_weights(tmp_path / "model.weights.h5")
+    assert fit(loaded) == fit(other) == fit(model)
+    assert_equal(loaded, model)
+
+    plain = functional(keras.Model)
+    plain.compile("adam", loss="mse")
+    plain.load_weights(tmp_path / "model.weights.h5")
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    other.load_weights(tmp_path / "plain.weights.h5")
+    kc.inject(plain).save(tmp_path / "plain.keras")
+    keras.saving.load_model(tmp_path / "plain.keras")  # as the class it was
 
 
 def test_weights_files_hold_the_state_and_the_seeds(tmp_path):

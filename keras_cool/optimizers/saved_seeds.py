@@ -33,7 +33,7 @@ class SavedSeeds:
         values = [np.array(store[f"{_PREFIX}{i}"]) for i in range(len(names))]
         if self._model() is None:
             self._loaded = values
-        else:
+        elif values:  # a file of a model without the mixin has none
             self._assign(values)
         return {key: store[key] for key in store.keys() if key not in names}
 

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_cool.keras_private import KerasSaveable
+from keras_cool.optimizers.saved_seeds import SavedSeeds
 from keras_cool.optimizers_of import accumulating_optimizers
 from keras_cool.training.microbatches import Microbatches
 from keras_cool.training.step import multi_gradient_method
@@ -15,11 +17,35 @@ class Injected:
         self.optimizer = optimizer
 
 
+class SeedsOfModel(KerasSaveable):
+    """The random seeds of a model, saved among its weights.
+
+    Args:
+        model: The Keras model.
+    """
+
+    def __init__(self, model):
+        self._seeds = SavedSeeds()
+        self._seeds.attach(model)
+
+    def _obj_type(self):
+        return "Loss"  # as Keras names the kinds of what it saves
+
+    def save_own_variables(self, store):
+        """Saves the seeds; Keras calls it."""
+        self._seeds.save(store)
+
+    def load_own_variables(self, store):
+        """Loads the seeds; Keras calls it."""
+        self._seeds.load(store)
+
+
 class Compilation:
     """The part of the mixin that is there before training."""
 
     _microbatches: Microbatches | None = None
     _injected: "Injected | None" = None
+    _seeds: SeedsOfModel | None = None
     _loss_kinds: LossKinds | None = None  # of a model that was injected when it was compiled
 
     def compile(self, *args, microbatch_size=None, **kwargs):
@@ -83,13 +109,16 @@ class Compilation:
             self.optimizer.build(self.trainable_variables)
 
     def share_seeds(self):
-        """Lets an optimizer of keras_cool save the model's random seeds with its own state."""
+        """Lets the model's random seeds be saved: with the state of an optimizer of keras_cool,
+        where a model that was injected finds them again, or else with the model."""
         if self._is_plain:
             return
         method = multi_gradient_method(self.optimizer)
         # One file holds the seeds once: under a `MultiOptimizer` the first `Accumulate` does.
-        for optimizer in [method] if method else accumulating_optimizers(self.optimizer)[:1]:
+        ours = [method] if method else accumulating_optimizers(self.optimizer)[:1]
+        for optimizer in ours:
             optimizer.save_seeds_of(self)
+        self._seeds = None if ours else SeedsOfModel(self)
 
     def _has_this_compile(self):
         own = type(self).compile is Compilation.compile
