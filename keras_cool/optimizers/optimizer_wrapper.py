@@ -5,7 +5,7 @@ import inspect
 import keras
 
 from keras_cool.keras_private import is_trained_by
-from keras_cool.optimizers.saved_seeds import SavedSeeds
+from keras_cool.saved_seeds import SavedSeeds
 
 
 def _inner_setting(name, description):

@@ -3,8 +3,8 @@
 import keras
 
 from keras_cool.keras_private import KerasSaveable
-from keras_cool.optimizers.saved_seeds import SavedSeeds
 from keras_cool.optimizers_of import accumulating_optimizers
+from keras_cool.saved_seeds import SavedSeeds
 from keras_cool.training.microbatches import Microbatches
 from keras_cool.training.step import multi_gradient_method
 from keras_cool.training.whole_batch import LossKinds
