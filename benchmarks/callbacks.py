@@ -1,7 +1,7 @@
 """What each callback adds to a step, at its default frequency, against the same step without it.
 
 Run it as `KERAS_BACKEND=jax python benchmarks/callbacks.py`; `--output FILE` also writes the table,
-and `--callbacks Rescue Evaluate` measures those alone.
+and `--callbacks Rescue PythonMetric` measures those alone.
 """
 
 import argparse
@@ -17,9 +17,10 @@ from _timing import in_turn, machine, milliseconds, ratio, seconds_an_epoch, set
 from step_cost import NETS
 
 import keras_cool as kc
+from keras_cool.optimizers import schedules
 
 BATCH, PARTS = 16, 4  # samples computed at a time, and how many such make up a soft batch
-EPOCHS = 2  # of a round, which is one call of `fit`: 100 steps, the frequency of StepReport
+EPOCHS = 2  # of a round, which is one call of `fit`: 100 steps, the frequency of StepMonitor
 LIMIT = "1.05"
 
 
@@ -52,9 +53,9 @@ SETUPS = {
     "microbatch_size": Setup(kc.Model, adam, PARTS * BATCH, {"microbatch_size": BATCH}),
     "Accumulate": Setup(keras.Model, accumulating),
     "Accumulate, mixin": Setup(kc.Model, accumulating),
-    "Warmup": Setup(keras.Model, on_schedule(lambda: kc.callbacks.Warmup(1e-3, 1000))),
-    "Cycle": Setup(keras.Model, on_schedule(lambda: kc.callbacks.Cycle(1e-4, 1e-3, 1000))),
-    "OneCycle": Setup(keras.Model, on_schedule(lambda: kc.callbacks.OneCycle(1e-3, 1000))),
+    "Warmup": Setup(keras.Model, on_schedule(lambda: schedules.Warmup(1e-3, 1000))),
+    "Cycle": Setup(keras.Model, on_schedule(lambda: schedules.Cycle(1e-4, 1e-3, 1000))),
+    "OneCycle": Setup(keras.Model, on_schedule(lambda: schedules.OneCycle(1e-3, 1000))),
 }
 
 
@@ -94,7 +95,7 @@ ROWS = [
     Row(
         "Schedule, attribute, by step", schedule(beta_1, schedule=constant_by_step(0.9), by="step")
     ),
-    Row("StepReport", lambda model: [kc.callbacks.StepReport()]),
+    Row("StepMonitor", lambda model: [kc.callbacks.StepMonitor()]),
     Row(
         "GradientNoiseScale",
         lambda model: [kc.callbacks.GradientNoiseScale()],
@@ -116,7 +117,7 @@ ROWS = [
     ),
     Row("Trajectory", lambda model: [kc.callbacks.Trajectory()]),
     Row("Rescue", lambda model: [kc.callbacks.Rescue()]),
-    Row("Evaluate", lambda model: [kc.callbacks.Evaluate(lambda model: 0.0, "nothing")]),
+    Row("PythonMetric", lambda model: [kc.callbacks.PythonMetric(lambda model: 0.0, "nothing")]),
     Row("Warmup", lambda model: [], "Warmup", "Adam(CosineDecay)"),
     Row("Cycle", lambda model: [], "Cycle", "Adam(CosineDecay)"),
     Row("OneCycle", lambda model: [], "OneCycle", "Adam(CosineDecay)"),

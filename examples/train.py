@@ -9,7 +9,7 @@ each of a soft batch, 64 images that are computed 16 at a time.
 
 It shows Keras' progress bar, prints a table at the end, and writes three files into `--output`:
 `model.keras`, `history.csv` (a row an epoch) and `history.png`; `--find-learning-rate` adds
-`learning-rate.png`, and `--report` adds `step-report.png`. The digits are the 1797 images of
+`learning-rate.png`, and `--report` adds `step-monitor.png`. The digits are the 1797 images of
 scikit-learn, 360 of them (always the same ones) held out as the test set; nothing is downloaded.
 The model takes the inputs as they are in the data, and gives the probability of each class.
 """
@@ -390,7 +390,7 @@ def warmed_up(
     rate: float | None, steps: int
 ) -> float | keras.optimizers.schedules.LearningRateSchedule | None:
     """Gives the rate, or a schedule that grows from 0 to it."""
-    return kc.callbacks.Warmup(rate, steps) if steps else rate
+    return kc.optimizers.schedules.Warmup(rate, steps) if steps else rate
 
 
 def build_model(x: np.ndarray, classes: int) -> kc.Model:
@@ -649,7 +649,7 @@ def run(arguments: argparse.Namespace) -> None:
     callbacks = []
     if arguments.report:
         frequency = max(1, updates * arguments.epochs // REPORTS)
-        callbacks.append(kc.callbacks.StepReport(frequency))
+        callbacks.append(kc.callbacks.StepMonitor(frequency))
     with unfinished_folder(arguments.output) as folder:
         rate = arguments.learning_rate
         if arguments.find_learning_rate:
@@ -667,7 +667,7 @@ def run(arguments: argparse.Namespace) -> None:
         with writing_to(arguments.output):
             write_files(folder, model, history, title)
             for callback in callbacks:
-                callback.plot(folder / "step-report.png")
+                callback.plot(folder / "step-monitor.png")
             names = sorted(path.name for path in folder.iterdir())
             COMPLETE.set()
             for name in names:

@@ -8,6 +8,8 @@ from keras_cool.training.mixin import MultiGradientMixin
 from keras_cool.training.model import Model
 from keras_cool.version import __version__
 
+optimizers.MultiGradientOptimizer._inject = staticmethod(inject)
+
 __all__ = [
     "Model",
     "MultiGradientMixin",

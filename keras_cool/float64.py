@@ -39,7 +39,7 @@ def enable_float64():
     if _is_enabled():
         return
     _check_nothing_exists()
-    backend.allow_float64()
+    backend.gradients.allow_float64()
     keras_private.promote_to_float64()
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")

@@ -662,7 +662,7 @@ def test_a_callback_in_the_step_of_a_plain_model_changes_nothing(callback, loss)
 
     def callbacks(sgd):
         if callback == "report":
-            return [kc.callbacks.StepReport()]
+            return [kc.callbacks.StepMonitor()]
         return [kc.callbacks.Schedule((sgd, "momentum"), {0: 0.5})]
 
     (expected, _), (results, logs) = train(lambda sgd: []), train(callbacks)

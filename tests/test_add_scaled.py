@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_cool.backend import add_scaled, sum_of_squared_errors
+from keras_cool import backend
+
+add_scaled = backend.updates.add_scaled
+sum_of_squared_errors = backend.updates.sum_of_squared_errors
 
 RNG = np.random.default_rng(0)
 T, S = RNG.normal(size=(2, 700, 400))

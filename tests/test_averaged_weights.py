@@ -48,7 +48,7 @@ def test_evaluate_and_save_the_averaged_weights(cls, function, tmp_path):
     swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
     alone = fit(averaged(cls), [swap])
     path = tmp_path / "best.weights.h5"
-    evaluate = kc.callbacks.Evaluate(FUNCTIONS[function], "error", mode="min", save_best=path)
+    evaluate = kc.callbacks.PythonMetric(FUNCTIONS[function], "error", mode="min", save_best=path)
     model = averaged(cls)
     weights = fit(model, [keras.callbacks.SwapEMAWeights(swap_on_epoch=True), evaluate])
     for actual, expected in zip(weights, alone, strict=True):
@@ -103,7 +103,7 @@ def test_a_function_that_fails_leaves_the_metrics_as_they_were():
         model.evaluate(X[:5], Y[:5], verbose=0)
         raise RuntimeError("its own")
 
-    evaluate, model = kc.callbacks.Evaluate(function, "error"), averaged(keras.Model)
+    evaluate, model = kc.callbacks.PythonMetric(function, "error"), averaged(keras.Model)
     evaluate.set_model(model)
     evaluate.on_epoch_begin(0)
     model.fit(X, Y, verbose=0, callbacks=[Sees()])

@@ -34,7 +34,7 @@ def gradients_of_a_convolution(x, kernel, window_strides=None, **arguments):
 
 @pytest.mark.parametrize("name", CASES)
 def test_transposed_convolutions_are_the_same(name):
-    from keras_cool.backend.jax_convolutions import canonical_convolutions
+    from keras_cool.backend.jax.convolutions import canonical_convolutions
 
     rng = np.random.default_rng(0)
     shape, kernel_shape, arguments = CASES[name]

@@ -92,13 +92,13 @@ def microbatch_noise(devices):
 
 
 CALLBACKS = {
-    "report": (lambda: [kc.callbacks.StepReport(2)], momentum),
+    "report": (lambda: [kc.callbacks.StepMonitor(2)], momentum),
     # Windows of 3 batches and of 1, which is finished outside of the step.
     "accumulate": (
-        lambda: [kc.callbacks.StepReport(1), kc.callbacks.GradientNoiseScale(2)],
+        lambda: [kc.callbacks.StepMonitor(1), kc.callbacks.GradientNoiseScale(2)],
         lambda: kc.optimizers.Accumulate(momentum(), 3),
     ),
-    "microbatch_size": (lambda: [kc.callbacks.StepReport(2)], momentum, {"microbatch_size": 2}),
+    "microbatch_size": (lambda: [kc.callbacks.StepMonitor(2)], momentum, {"microbatch_size": 2}),
 }
 
 

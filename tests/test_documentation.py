@@ -135,6 +135,7 @@ def public_objects():
     for package, prefix in (
         (kc, ""),
         (kc.optimizers, "optimizers."),
+        (kc.optimizers.schedules, "optimizers.schedules."),
         (kc.callbacks, "callbacks."),
     ):
         for name in package.__all__:

@@ -176,7 +176,7 @@ if keras.backend.backend() == "torch":
         assert history["loss"][-1] < history["loss"][0]
 
 
-@pytest.mark.parametrize("name", sorted(set(kc.optimizers.__all__) - {"Tableau"}))
+@pytest.mark.parametrize("name", sorted(set(kc.optimizers.__all__) - {"Tableau", "schedules"}))
 def test_keras_own_name_of_the_learning_rate_names_the_line(name):
     method = getattr(kc.optimizers, name)
     with pytest.raises(TypeError, match=rf"{name}\(0\.3.*{name}\(keras\.optimizers\.Adam\(0\.3\)"):
@@ -194,9 +194,9 @@ def test_no_first_argument_names_the_line(make):
 @pytest.mark.parametrize(
     "schedule",
     [
-        kc.callbacks.Warmup(0.1, 10),
-        kc.callbacks.Cycle(0.1, 0.2, 10),
-        kc.callbacks.OneCycle(0.1, 10),
+        kc.optimizers.schedules.Warmup(0.1, 10),
+        kc.optimizers.schedules.Cycle(0.1, 0.2, 10),
+        kc.optimizers.schedules.OneCycle(0.1, 10),
     ],
     ids=["warmup", "cycle", "one_cycle"],
 )
@@ -251,7 +251,7 @@ def test_a_train_step_of_ones_own_does_not_drop_what_it_would_not_use(way):
     inputs = keras.Input((3,))
     model = cls(inputs, keras.layers.Dense(1)(inputs))
     model.compile("sgd", loss="mse")
-    report = kc.callbacks.StepReport()
+    report = kc.callbacks.StepMonitor()
     ask = {
         "compile": lambda: model.compile("sgd", loss="mse", microbatch_size=4),
         "attribute": lambda: setattr(model, "microbatch_size", 4),
@@ -281,3 +281,33 @@ def test_a_stateful_rnn_says_that_its_state_would_be_lost():
     model.compile(kc.optimizers.Heun(0.1), loss="mse")
     with pytest.raises(ValueError, match="stateful RNN.*Make the layer with stateful=False"):
         model.fit(np.ones((4, 5, 2)), np.ones((4, 3)), batch_size=4, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("Evaluate", kc.callbacks.PythonMetric),
+        ("StepReport", kc.callbacks.StepMonitor),
+        ("Cycle", kc.optimizers.schedules.Cycle),
+        ("OneCycle", kc.optimizers.schedules.OneCycle),
+        ("Warmup", kc.optimizers.schedules.Warmup),
+    ],
+)
+def test_former_names_warn_and_work(old, new):
+    with pytest.warns(FutureWarning, match=f"callbacks.{old} is now .*{new.__name__}"):
+        assert getattr(kc.callbacks, old) is new
+
+
+def test_the_former_name_of_an_argument():
+    with pytest.warns(FutureWarning, match="`explosion` of Rescue is now `divergence_ratio`"):
+        assert kc.callbacks.Rescue(explosion=7.0).divergence_ratio == 7.0
+    with pytest.raises(TypeError, match="Rescue has no argument 'explosions'"):
+        kc.callbacks.Rescue(explosions=7.0)
+
+
+def test_a_file_with_a_schedule_under_its_former_place_loads():
+    config = keras.saving.serialize_keras_object(kc.optimizers.schedules.Warmup(0.1, 4))
+    assert config["registered_name"] == "keras_cool>Warmup"
+    config["module"] = "keras_cool.callbacks.warmup"
+    loaded = keras.saving.deserialize_keras_object(config)
+    assert type(loaded) is kc.optimizers.schedules.Warmup

@@ -57,7 +57,7 @@ def test_a_variable_without_gradient_is_as_in_keras_own_step(way):
     expected.unused.set_weights(before)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model.fit(X, Y, verbose=0, callbacks=[kc.callbacks.StepReport()] if observed else [])
+        model.fit(X, Y, verbose=0, callbacks=[kc.callbacks.StepMonitor()] if observed else [])
     warned = any(re.search("Gradients do not exist.*unused", str(w.message)) for w in caught)
     expected.fit(X, Y, verbose=0)
     for a, b in zip(model.unused.get_weights(), expected.unused.get_weights()):

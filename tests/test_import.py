@@ -59,21 +59,58 @@ def imports(path):
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
+# What each room may import besides itself; a file in none is the room of its name.
+BELOW = {
+    "version": (),
+    "supported_backend": (),
+    "keras_private": (),
+    "optimizers_of": ("keras_private",),
+    "saved_seeds": (),
+    "backend": ("keras_private", "optimizers_of", "supported_backend"),
+    "float64": ("backend", "keras_private"),
+    "gradients": ("backend", "keras_private"),
+    "training": (
+        "backend",
+        "float64",
+        "gradients",
+        "keras_private",
+        "optimizers_of",
+        "saved_seeds",
+    ),
+    "optimizers": ("backend", "float64", "keras_private", "optimizers_of", "saved_seeds"),
+}
+BELOW["callbacks"] = (*BELOW, "callbacks")
+BELOW["__init__"] = tuple(BELOW)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_rooms(path):
-    """Backends are named in the files that exist for them; private Keras in one file."""
-    room = path.relative_to(PACKAGE).parts[0]
+    """Imports run downwards; backends are named in their folders, private Keras in one file."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
     for name in imports(path):
-        root = name.split(".")[0]
+        root, *rest = name.split(".")
         if root in BACKENDS:
-            own = path.stem.partition("_")[0] == root  # jax.py, jax_convolutions.py
-            assert own and room in ("backend", "gradients", "training"), name
+            assert parts[:2] == ("backend", root), name
         if name.startswith("keras.src"):
-            assert path.name == "keras_private.py", name
-        if room in ("backend", "gradients") and name.startswith("keras_cool."):
-            known = ("keras_private", "supported_backend", room)
-            assert name.split(".")[1] in known, name
-        if room == "training":
-            assert name.split(".")[:2] != ["keras_cool", "optimizers"], name
-        if room == "optimizers" and name.startswith("keras_cool.training"):
-            assert name == "keras_cool.training.inject.inject", name
+            assert parts == ("keras_private",), name
+        if root == "keras_cool" and rest[0] != parts[0]:
+            assert rest[0] in BELOW[parts[0]], name
+        if root == "keras_cool" and rest[:1] == ["backend"] and len(rest) > 1:
+            other = set(BACKENDS) & set(rest)  # chosen in one place
+            assert not other or parts[:2] in [("backend", "__init__"), ("backend", *other)], name
+
+
+def signatures(path):
+    """The public functions and classes of a file, with the arguments of the functions."""
+    return {
+        node.name: [a.arg for a in node.args.args] if isinstance(node, ast.FunctionDef) else None
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    }
+
+
+@pytest.mark.parametrize("file", ["gradients", "train_step", "loops", "updates", "snapshots"])
+def test_the_backends_offer_the_same(file):
+    offered = [signatures(PACKAGE / "backend" / b / f"{file}.py") for b in BACKENDS]
+    for other in offered[1:]:
+        assert other == offered[0]

@@ -11,7 +11,7 @@ from ways_to_train import BACKEND, MODELS, WAYS
 
 import keras_cool as kc
 from keras_cool.callbacks import LearningRateFinder
-from keras_cool.callbacks.range_test import smoothed_losses, steepest_descent
+from keras_cool.callbacks.shared.rate_range import smoothed_losses, steepest_descent
 from keras_cool.keras_private import unseeded_generator
 
 RNG = np.random.default_rng(0)

@@ -13,7 +13,7 @@ import pytest
 from ways_to_train import MODELS, WAYS
 
 import keras_cool as kc
-from keras_cool.callbacks import Cycle, OneCycle, Warmup
+from keras_cool.optimizers.schedules import Cycle, OneCycle, Warmup
 
 schedules = keras.optimizers.schedules
 RAMPS = {"linear": lambda p: p, "cosine": lambda p: (1 - np.cos(np.pi * p)) / 2}

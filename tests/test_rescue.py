@@ -155,7 +155,7 @@ def test_an_exploding_loss_that_is_still_finite():
     assert "the loss has exploded" in rescue.rescues[0]["trouble"]
     assert np.isfinite(history["loss"]).all()
     assert history["loss"][-1] < history["loss"][0] / 10
-    rescue = Rescue(explosion=None)
+    rescue = Rescue(divergence_ratio=None)
     fit(linear_model(sgd(3 * LARGEST_RATE), start="ones"), rescue, epochs=3)
     assert not rescue.rescues
 
@@ -283,7 +283,7 @@ def test_momentum_is_lowered_with_the_rate(name):
 def test_a_state_from_the_beginning_of_an_explosion_is_left_behind():
     """One step at 30 times the largest stable rate; the loss after it is far off, and in order."""
     model = linear_model(keras.optimizers.SGD(0.1), start="ones")
-    rescue = Rescue(frequency=1, explosion=1000.0)
+    rescue = Rescue(frequency=1, divergence_ratio=1000.0)
     spike = {(1, 0): 30 * LARGEST_RATE, (1, 1): 3 * LARGEST_RATE}
     history = fit(model, rescue, epochs=12, callbacks=[Sets(spike)])
     assert 1 <= len(rescue.rescues) <= 2
@@ -502,7 +502,7 @@ def test_a_model_that_is_built_by_its_first_step():
         {"patience": 1.5},
         {"factor": 1.0},
         {"factor": 0},
-        {"explosion": 1},
+        {"divergence_ratio": 1},
         {"frequency": 0},
         {"keep": "good.weights.h5"},
         {"states": 0},

@@ -56,7 +56,7 @@ def test_the_same_numbers_on_every_backend(name):
     assert np.linalg.norm(weights_of(model) - expected) / np.linalg.norm(expected) < 1e-5
 
 
-class Evaluate:
+class PythonMetric:
     """Stands for an evaluation: gradients of ones, and one that is not finite."""
 
     variables = ()
@@ -80,9 +80,9 @@ def test_a_stage_that_is_not_finite_is_never_lost(name, value):
     point = [ops.ones((2,)), ops.ones((3, 2))]
     for bad in range(make(name, 0.1).evaluations):
         method = make(name, 0.1)
-        estimate = method.estimate_gradient(Evaluate(bad, value), point)
+        estimate = method.estimate_gradient(PythonMetric(bad, value), point)
         assert not all(np.isfinite(ops.convert_to_numpy(e)).all() for e in estimate), bad
-    estimate = method.estimate_gradient(Evaluate(None, value), point)
+    estimate = method.estimate_gradient(PythonMetric(None, value), point)
     assert all(np.allclose(ops.convert_to_numpy(e), 1) for e in estimate)
 
 

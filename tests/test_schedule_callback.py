@@ -486,12 +486,12 @@ def test_a_name_that_the_logs_have_already():
     for name in (None, "mae"):
         with pytest.raises(ValueError, match="would overwrite .* Give it another name"):
             fit(model, [Schedule(number, {0: 1.0}, name=name)])
-    value = kc.callbacks.Evaluate(lambda model: 0.0, "value")
+    value = kc.callbacks.PythonMetric(lambda model: 0.0, "value")
     with pytest.raises(ValueError, match="would overwrite 'value'"):
         fit(model, [value, Schedule(number, {0: 1.0}, name="value")])
     # A learning rate is one, whoever has put it into the logs.
     rate = Schedule((model.optimizer, "learning_rate"), {0: 0.1})
-    logs = fit(model, [kc.callbacks.StepReport(1), rate])
+    logs = fit(model, [kc.callbacks.StepMonitor(1), rate])
     assert logs["learning_rate"] == pytest.approx([0.1] * 4)
 
 

@@ -326,7 +326,15 @@ def test_a_flow_that_rests_does_not_lose_the_step_size(float64):
 
 @pytest.mark.parametrize(
     "rate",
-    [0.0, -0.1, np.float32(0), float("nan"), math.inf, None, kc.callbacks.Warmup(0.1, 10)],
+    [
+        0.0,
+        -0.1,
+        np.float32(0),
+        float("nan"),
+        math.inf,
+        None,
+        kc.optimizers.schedules.Warmup(0.1, 10),
+    ],
 )
 def test_a_rate_that_is_no_step_size_is_refused(rate):
     """0 stood for a size to be chosen; a schedule that begins at 0 set it unawares."""

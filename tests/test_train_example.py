@@ -72,8 +72,8 @@ def run_toy(example, folder, *options):
 def test_finding_the_rate_warming_up_and_reporting(example, tmp_path, options, capsys):
     asked = ["--find-learning-rate", "--warmup=1", "--report", "--batch-size=16"]
     output = run_toy(example, tmp_path, *options, *asked)
-    assert names_in(output) == sorted([*FILES, "learning-rate.png", "step-report.png"])
-    for name in ("learning-rate.png", "step-report.png"):
+    assert names_in(output) == sorted([*FILES, "learning-rate.png", "step-monitor.png"])
+    for name in ("learning-rate.png", "step-monitor.png"):
         assert image.imread(output / name).std() > 0.01
     printed = capsys.readouterr().out
     rate = float(re.search(r"suggests a learning rate of ([\d.e+-]+)", printed)[1])
@@ -81,7 +81,7 @@ def test_finding_the_rate_warming_up_and_reporting(example, tmp_path, options, c
     model = keras.saving.load_model(output / "model.keras")
     warmup = keras.optimizers.serialize(model.optimizer)
     assert "Warmup" in str(warmup) and len(read_history(output)) == 2
-    files = "history.csv, history.png, learning-rate.png, model.keras and step-report.png are in"
+    files = "history.csv, history.png, learning-rate.png, model.keras and step-monitor.png are in"
     assert files in printed
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from keras_cool import Model, backend
-from keras_cool.callbacks.random_generators import RandomGenerators
-from keras_cool.callbacks.training_state import TrainingState, variables_of
+from keras_cool.callbacks.shared.random_generators import RandomGenerators
+from keras_cool.callbacks.shared.training_state import TrainingState, variables_of
 from keras_cool.optimizers import Heun
 
 BACKEND = keras.backend.backend()
@@ -39,8 +39,8 @@ def small_model(**arguments):
 
 def bits(model):
     """The bytes of all copies of all variables."""
-    copies = backend.copies(variables_of(model))
-    return [np.array(backend.as_bytes(copy)) for copy in copies]
+    copies = backend.snapshots.copies(variables_of(model))
+    return [np.array(backend.snapshots.as_bytes(copy)) for copy in copies]
 
 
 def same(first, second):
@@ -108,7 +108,7 @@ def test_every_bit_comes_back_twice(place, kept, tmp_path):
             return
         # Each replica has statistics of its own.
         statistics = next(v for v in model.variables if "moving_mean" in v.path)
-        assert len(backend.copies([statistics])) == 2
+        assert len(backend.snapshots.copies([statistics])) == 2
 
 
 def test_optimizers_beside_the_models_own_and_counts_belong_to_it():

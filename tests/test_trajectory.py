@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from ways_to_train import MODELS, WAYS
 
 import keras_cool as kc
-from keras_cool.callbacks.principal_plane import BLOCK, principal_plane
+from keras_cool.callbacks.shared.principal_plane import BLOCK, principal_plane
 
 CURVATURES = np.array([1.0, 0.2])
 START = np.array([2.0, -1.5])
@@ -266,7 +266,7 @@ def test_the_picture_shows_path_axes_and_explained_variance(tmp_path, ending):
 def test_any_surface_is_drawn(loss):
     from matplotlib.figure import Figure
 
-    from keras_cool.callbacks.trajectory_figure import draw_trajectory
+    from keras_cool.callbacks.shared.trajectory_figure import draw_trajectory
 
     values = {
         "a gap": np.array([[1.0, np.inf, 2.0], [3.0, np.nan, 1e30], [1.0, 1.0, 1.0]]),

@@ -31,7 +31,7 @@ def left_behind(request, tmp_path, monkeypatch):
     [
         (
             "best.keras",
-            lambda path: kc.callbacks.Evaluate(lambda model: 1.0, "one", save_best=path),
+            lambda path: kc.callbacks.PythonMetric(lambda model: 1.0, "one", save_best=path),
             keras.saving.load_model,
         ),
         ("states.npz", lambda path: kc.callbacks.Rescue(keep=path), np.load),

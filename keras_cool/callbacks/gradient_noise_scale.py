@@ -7,13 +7,13 @@ import numpy as np
 from keras import ops
 
 from keras_cool import backend
-from keras_cool.callbacks.frequency import checked_frequency
-from keras_cool.callbacks.squared_norm import (
+from keras_cool.callbacks.shared.frequency import checked_frequency
+from keras_cool.callbacks.shared.squared_norm import (
     squared_norm,
     squared_norm_if,
     squared_norm_of_part_if,
 )
-from keras_cool.callbacks.step_callback import StepCallback
+from keras_cool.callbacks.shared.step_callback import StepCallback
 from keras_cool.float64 import measured_dtype
 
 
@@ -146,7 +146,7 @@ class GradientNoiseScale(StepCallback):
 
     def observe_gradients(self, gradients):
         accumulate = self._accumulate
-        replicas = backend.number_of_replicas()
+        replicas = backend.updates.number_of_replicas()
         weight = ops.cast(accumulate.present_batch.weight, measured_dtype()) * replicas
         samples = ops.cast(accumulate.present_batch.samples, measured_dtype()) * replicas
         squared = squared_norm_if(self._is_due(), gradients)

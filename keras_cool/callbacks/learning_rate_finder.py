@@ -5,25 +5,25 @@ import warnings
 import keras
 import numpy as np
 
-from keras_cool.callbacks.figure import new_figure
-from keras_cool.callbacks.files import checked_path, replacing
-from keras_cool.callbacks.learning_rates import (
+from keras_cool.callbacks.shared.figure import new_figure
+from keras_cool.callbacks.shared.files import checked_path, replacing
+from keras_cool.callbacks.shared.learning_rates import (
     checked_rates,
     set_schedule,
     updates_of,
     with_rates,
 )
-from keras_cool.callbacks.random_generators import RandomGenerators
-from keras_cool.callbacks.range_test import (
+from keras_cool.callbacks.shared.random_generators import RandomGenerators
+from keras_cool.callbacks.shared.rate_range import (
     GeometricRates,
     check_range,
     falling_part,
     smoothed_losses,
     steepest_descent,
 )
-from keras_cool.callbacks.running_loss import RunningLoss, is_above
-from keras_cool.callbacks.training_state import TrainingState
-from keras_cool.callbacks.when_fit_fails import WhenFitFails
+from keras_cool.callbacks.shared.running_loss import RunningLoss, is_above
+from keras_cool.callbacks.shared.training_state import TrainingState
+from keras_cool.callbacks.shared.when_fit_fails import WhenFitFails
 from keras_cool.keras_private import learning_rate_schedule, running_fit
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import keras
 
-from keras_cool.callbacks.files import checked_path
-from keras_cool.callbacks.frequency import checked_frequency
-from keras_cool.callbacks.good_states import GoodStates, KeptState
-from keras_cool.callbacks.learning_rates import (
+from keras_cool.callbacks.shared.files import checked_path
+from keras_cool.callbacks.shared.frequency import checked_frequency
+from keras_cool.callbacks.shared.good_states import GoodStates, KeptState
+from keras_cool.callbacks.shared.learning_rates import (
     checked_rates,
     optimizers_of,
     rates_of,
@@ -18,16 +18,16 @@ from keras_cool.callbacks.learning_rates import (
     schedule_factor,
     updates_of,
 )
-from keras_cool.callbacks.rescue_report import (
+from keras_cool.callbacks.shared.rescue_report import (
     NO_STATE,
     check_rescue,
     in_words,
     out_of_patience,
     place,
 )
-from keras_cool.callbacks.running_loss import RunningLoss, is_above
-from keras_cool.callbacks.saved_state import SavedState
-from keras_cool.callbacks.training_state import optimizer_is_finite, weights_are_finite
+from keras_cool.callbacks.shared.running_loss import RunningLoss, is_above
+from keras_cool.callbacks.shared.saved_state import SavedState
+from keras_cool.callbacks.shared.training_state import optimizer_is_finite, weights_are_finite
 from keras_cool.keras_private import learning_rate_schedule
 
 STEPS_WITHOUT_UPDATE = 100  # so many skipped steps one after another are no bad batch any more
@@ -42,7 +42,7 @@ class Rescue(keras.callbacks.Callback):
 
     Every `frequency` steps, and at the end of each epoch before its validation, it looks at the
     mean loss of the steps since the last time. There is trouble if a weight is not finite; if that
-    loss is not finite; or if it has exploded: it is above `explosion` times the best one so far,
+    loss is not finite; or if it has exploded: it is above `divergence_ratio` times the best so far,
     *and* more than half of what was gained since the first step is lost, *and* it is further above
     the best one than twice the largest rise of late, which is noise. If there is none, the state is
     kept; it is good once the next loss, the first that its weights give, is in order too.
@@ -92,9 +92,9 @@ class Rescue(keras.callbacks.Callback):
     Args:
         patience: Integer, how many rescues there may be in a training. Defaults to 3.
         factor: Float between 0 and 1, what the learning rate is multiplied by. Defaults to 0.5.
-        explosion: Float above 1, or `None`: only what is not finite is trouble. Choose it larger
-            where `frequency` is small and single batches may lie far off, and `None` for losses
-            around zero. Defaults to 4.
+        divergence_ratio: Float above 1, or `None`: only what is not finite is trouble. Choose it
+            larger where `frequency` is small and single batches may lie far off, and `None` for
+            losses around zero. Defaults to 4.
         frequency: `"epoch"`, or an integer: the number of steps from one look to the next, and to
             the next state that is kept. Defaults to `"epoch"`.
         keep: `"device"`: each good state is a copy beside the training state, as large as that,
@@ -103,6 +103,8 @@ class Rescue(keras.callbacks.Callback):
             training has ended. Defaults to `"device"`.
         states: Integer, how many good states are kept at most. With 1 the memory is the least, and
             there is no older one to go back to. Defaults to 3: up to 1, 4 and 20 looks old.
+
+        **renamed: `explosion`, the former name of `divergence_ratio`, for one release more.
 
     Attributes:
         rescues: List of dictionaries, one for each rescue of the last `fit`: `epoch` (from 0),
@@ -130,11 +132,23 @@ class Rescue(keras.callbacks.Callback):
     _epoch_is_open: bool
 
     def __init__(
-        self, patience=3, factor=0.5, explosion=4.0, frequency="epoch", keep="device", states=3
+        self,
+        patience=3,
+        factor=0.5,
+        divergence_ratio=4.0,
+        frequency="epoch",
+        keep="device",
+        states=3,
+        **renamed,
     ):
         super().__init__()
-        check_rescue(patience, factor, explosion, states)
-        self.patience, self.factor, self.explosion = int(patience), float(factor), explosion
+        divergence_ratio = _by_its_old_name(renamed, divergence_ratio)
+        check_rescue(patience, factor, divergence_ratio, states)
+        self.patience, self.factor, self.divergence_ratio = (
+            int(patience),
+            float(factor),
+            divergence_ratio,
+        )
         self.frequency = checked_frequency(frequency, self)
         path: Path | None = None
         if keep != "device":
@@ -335,11 +349,11 @@ class Rescue(keras.callbacks.Callback):
 
     def _has_exploded(self, loss):
         best, first = self._best(), self._saved["first"]
-        if self.explosion is None or math.isnan(first):
+        if self.divergence_ratio is None or math.isnan(first):
             return False
         lost = loss - best
         return lost > max((first - best) / 2, 2 * self._saved["rise"]) and is_above(
-            loss, self.explosion, best
+            loss, self.divergence_ratio, best
         )
 
     def _best(self):
@@ -424,6 +438,21 @@ def _skips_what_is_not_finite(model):
         or hasattr(optimizer, "step_logs")  # the optimizers of keras_cool
         or getattr(model, "microbatch_size", None) is not None
     )
+
+
+def _by_its_old_name(renamed, divergence_ratio):
+    """The argument `explosion`, as `divergence_ratio` was called before."""
+    if "explosion" in renamed:
+        warnings.warn(
+            "`explosion` of Rescue is now `divergence_ratio`. The old name goes with the next "
+            "release.",
+            FutureWarning,
+            stacklevel=3,
+        )
+        divergence_ratio = renamed.pop("explosion")
+    if renamed:
+        raise TypeError(f"Rescue has no argument {next(iter(renamed))!r}.")
+    return divergence_ratio
 
 
 __all__ = ["Rescue"]

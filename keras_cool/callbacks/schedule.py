@@ -9,10 +9,10 @@ import numpy as np
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_cool.callbacks.breakpoints import checked_table, value_at
-from keras_cool.callbacks.learning_rates import innermost
-from keras_cool.callbacks.schedule_target import interpret
-from keras_cool.callbacks.step_callback import StepCallback, build_optimizer
+from keras_cool.callbacks.shared.breakpoints import checked_table, value_at
+from keras_cool.callbacks.shared.learning_rates import innermost
+from keras_cool.callbacks.shared.schedule_target import interpret
+from keras_cool.callbacks.shared.step_callback import StepCallback, build_optimizer
 from keras_cool.keras_private import holds_several, learning_rate_variable
 
 BY = ("epoch", "step")

@@ -7,14 +7,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_cool.callbacks.figure import new_figure
-from keras_cool.callbacks.files import checked_path, replacing
-from keras_cool.callbacks.frequency import checked_frequency
-from keras_cool.callbacks.loss_elsewhere import LossElsewhere
-from keras_cool.callbacks.principal_plane import principal_plane
-from keras_cool.callbacks.recorded_points import PointsInFile, PointsInMemory
-from keras_cool.callbacks.saved_state import SavedState
-from keras_cool.callbacks.trajectory_figure import draw_trajectory
+from keras_cool.callbacks.shared.figure import new_figure
+from keras_cool.callbacks.shared.files import checked_path, replacing
+from keras_cool.callbacks.shared.frequency import checked_frequency
+from keras_cool.callbacks.shared.loss_elsewhere import LossElsewhere
+from keras_cool.callbacks.shared.principal_plane import principal_plane
+from keras_cool.callbacks.shared.recorded_points import PointsInFile, PointsInMemory
+from keras_cool.callbacks.shared.saved_state import SavedState
+from keras_cool.callbacks.shared.trajectory_figure import draw_trajectory
 
 
 class Trajectory(keras.callbacks.Callback):

@@ -1,18 +1,16 @@
 """`value_and_grad`: value and gradients of a function of a list of tensors, on any backend."""
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import Any
 
 import keras
 
+from keras_cool import backend
 from keras_cool.keras_private import OverlayScope
-from keras_cool.supported_backend import BACKEND
 
-backend_gradients = import_module(f"{__name__}.{BACKEND}")
-densify = backend_gradients.densify
+densify = backend.gradients.densify
 # Whether what a layer assigns to a weight that is differentiated by holds after Keras' own step.
-KEEPS_ASSIGNED = backend_gradients.KEEPS_ASSIGNED
+KEEPS_ASSIGNED = backend.gradients.KEEPS_ASSIGNED
 
 
 def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
@@ -87,7 +85,7 @@ def _evaluation(function: Callable, has_aux: bool, variables: Sequence) -> Calla
             return _checked_scalar(value), (aux, [new for _, new in scope.updates])
 
         tensors = [_checked_input(t) for t in _checked_list(tensors)]
-        value, (aux, new), gradients = backend_gradients.value_and_grad(
+        value, (aux, new), gradients = backend.gradients.value_and_grad(
             objective, scope_at, tensors
         )
         for variable, new_value in zip(assigned, new, strict=True):

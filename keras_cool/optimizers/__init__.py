@@ -1,5 +1,6 @@
 """Optimizers that need several gradients or several batches, over any Keras optimizer."""
 
+from keras_cool.optimizers import schedules
 from keras_cool.optimizers.accumulate import Accumulate
 from keras_cool.optimizers.heun import Heun
 from keras_cool.optimizers.midpoint import Midpoint
@@ -26,4 +27,5 @@ __all__ = [
     "RungeKuttaChebyshev",
     "Tableau",
     "Tsit5",
+    "schedules",
 ]

@@ -212,7 +212,7 @@ class Accumulate(OptimizerWrapper):
         pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
         present = [v for _, v in pairs]
         self._check_gradients(present, given)
-        gradients, weight = backend.of_all_replicas([g for g, _ in pairs], batch.weight)
+        gradients, weight = backend.updates.of_all_replicas([g for g, _ in pairs], batch.weight)
         taken = None
         if self.non_finite == "skip_batch":
             weight, gradients, taken = self._without_non_finite(weight, gradients)
@@ -225,7 +225,7 @@ class Accumulate(OptimizerWrapper):
             self._now(),
         )
         places = self._places(present)
-        backend.accumulate(
+        backend.updates.accumulate(
             [self._accumulators[i] for i in places], gradients, factor, fresh, places
         )
         certain = {id(v) for v in present}
@@ -258,7 +258,7 @@ class Accumulate(OptimizerWrapper):
             samples: As the attribute of `Batch`.
             variables: As the attribute of `Batch`.
         """
-        replica = backend.replica()
+        replica = backend.updates.replica()
         outer = self._present.batches.get(replica)
         self._present.batches[replica] = Batch(weight, adds_up, samples, variables)
         try:
@@ -278,7 +278,7 @@ class Accumulate(OptimizerWrapper):
     @property
     def present_batch(self):
         """The `Batch` whose gradients `apply` is being given on this replica."""
-        return self._present.batches.get(backend.replica()) or ONE_OF_MANY
+        return self._present.batches.get(backend.updates.replica()) or ONE_OF_MANY
 
     @property
     def window_is_full(self):
@@ -362,21 +362,23 @@ class Accumulate(OptimizerWrapper):
 
     def _without_non_finite(self, weight, gradients):
         gradients = [ops.convert_to_tensor(g) for g in gradients]  # sparse ones too
-        finite = backend.all_finite(gradients)
+        finite = backend.updates.all_finite(gradients)
         self.skipped_batches.assign_add(ops.cast(ops.logical_not(finite), "int32"))
         weight = _zero_unless(finite, ops.cast(weight, measured_dtype()))
         return weight, [_zero_unless(finite, g) for g in gradients], finite
 
     def _finish_call(self, call):
         """Updates the variables of one call with what the window holds of them."""
-        reached = backend.known_values(self._window.reached)
+        reached = backend.updates.known_values(self._window.reached)
         variables = trainable_variables_of(self)
         present = [
             v for v, c, r in zip(variables, call, reached, strict=True) if c and r and v.trainable
         ]
         if present:
             full = ops.convert_to_tensor(True)
-            backend.on_all_replicas(self.batches, lambda: self._update_if(full, present, []))
+            backend.updates.on_all_replicas(
+                self.batches, lambda: self._update_if(full, present, [])
+            )
 
     def _update_if(self, full, present, perhaps):
         """Takes the step with the means over the window, if that is `full`, and they are finite.
@@ -387,7 +389,7 @@ class Accumulate(OptimizerWrapper):
             perhaps: List of those that it may have reached, with the present batch or without.
         """
         reached = self._window.reached
-        known = backend.known_values(self._window.is_of_step()) if perhaps else None
+        known = backend.updates.known_values(self._window.is_of_step()) if perhaps else None
         if known is not None:
             present = [*present, *(v for v in perhaps if known[variable_index(self, v)])]
             perhaps = []
@@ -403,13 +405,13 @@ class Accumulate(OptimizerWrapper):
 
         if self.non_finite == "skip_batch":  # of a window whose batches were all left out
             some = ops.any(ops.logical_and(reached, self._mask(present + [v for v, _ in perhaps])))
-            ready = backend.all_finite_if(ops.logical_and(full, some), sums)
+            ready = backend.updates.all_finite_if(ops.logical_and(full, some), sums)
         else:
-            ready = backend.all_finite_if(full, sums)
+            ready = backend.updates.all_finite_if(full, sums)
 
         def update():
             variables = [*present, *(v for v, _ in perhaps)]
-            factors = ops.unstack(self._window.factors() / backend.number_of_replicas())
+            factors = ops.unstack(self._window.factors() / backend.updates.number_of_replicas())
             means = [
                 ops.cast(total * ops.cast(factors[i], total.dtype), v.dtype)
                 for v, i, total in zip(variables, self._places(variables), sums(), strict=True)
@@ -419,7 +421,7 @@ class Accumulate(OptimizerWrapper):
             for variable in untouched:
                 variable.put_back()
 
-        backend.apply_if(ready, update)
+        backend.updates.apply_if(ready, update)
         skipped = ops.logical_and(full, ops.logical_not(ready))
         self.skipped_steps.assign_add(ops.cast(skipped, "int32"))
 

@@ -4,7 +4,7 @@ import math
 
 from keras import ops
 
-from keras_cool.backend import sum_of_squared_errors
+from keras_cool import backend
 
 
 def error_norm(error, step, point, new_point, rtol, atol, preconditioner=None):
@@ -28,7 +28,7 @@ def error_norm(error, step, point, new_point, rtol, atol, preconditioner=None):
     if preconditioner is not None:
         error = [d * e for d, e in zip(preconditioner, error, strict=True)]
     total = sum(
-        ops.cast(sum_of_squared_errors(e, p, q, rtol, atol), step.dtype)
+        ops.cast(backend.updates.sum_of_squared_errors(e, p, q, rtol, atol), step.dtype)
         for e, p, q in zip(error, point, new_point, strict=True)
     )
     return step * ops.sqrt(total / _count(point))

@@ -1,6 +1,7 @@
 """`MultiGradientOptimizer`: base of the methods that need gradients at several points."""
 
 import contextlib
+from collections.abc import Callable
 
 from keras import ops
 
@@ -27,12 +28,12 @@ class MultiGradientOptimizer(OptimizerWrapper):
 
     >>> import keras
     >>> import keras_cool as kc
-    >>> class Lookahead(kc.optimizers.MultiGradientOptimizer):
+    >>> class Extragradient(kc.optimizers.MultiGradientOptimizer):
     ...     def estimate_gradient(self, evaluate, point):
     ...         loss, gradients = evaluate(point)
     ...         loss, gradients = evaluate(self.trial_point(point, gradients))
     ...         return gradients
-    >>> optimizer = Lookahead("adam")
+    >>> optimizer = Extragradient("adam")
     >>> round(float(optimizer.learning_rate), 4)
     0.001
 
@@ -48,6 +49,8 @@ class MultiGradientOptimizer(OptimizerWrapper):
             the optimizer is one that has to be outermost.
         TypeError: If `optimizer` is none of the four.
     """
+
+    _inject: Callable  # set where both rooms are known, in `keras_cool`
 
     def __init__(self, optimizer, name=None):
         super().__init__(interpret(optimizer, type(self).__name__), name)
@@ -137,9 +140,7 @@ class MultiGradientOptimizer(OptimizerWrapper):
         Returns:
             The same model.
         """
-        from keras_cool.training.inject import inject  # the one look from here into that room
-
-        return inject(model, optimizer=self)
+        return type(self)._inject(model, optimizer=self)
 
     @contextlib.contextmanager
     def accepting_estimates(self):

@@ -32,7 +32,7 @@ class Untouched:
 
     def put_back(self):
         """Undoes the update."""
-        backend.undo_unless(self._condition, self._variables, self._values)
+        backend.updates.undo_unless(self._condition, self._variables, self._values)
 
 
 def _averaged(optimizer, average, weights):

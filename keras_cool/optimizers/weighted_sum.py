@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_cool.backend import add_scaled
+from keras_cool import backend
 
 
 class WeightedSum:
@@ -29,7 +29,7 @@ class WeightedSum:
             return
         ratio = weight / self._weight
         into = self._tensors if self._fresh else None
-        self._tensors = add_scaled(self._tensors, ratio, tensors, into)
+        self._tensors = backend.updates.add_scaled(self._tensors, ratio, tensors, into)
         self._fresh = True
 
     def tensors(self):
@@ -54,7 +54,9 @@ class WeightedSum:
         if preconditioner is not None:
             terms, fresh = [d * t for d, t in zip(preconditioner, terms, strict=True)], True
         self._tensors = []
-        return add_scaled(point, -self._weight * step, terms, terms if fresh else None)
+        return backend.updates.add_scaled(
+            point, -self._weight * step, terms, terms if fresh else None
+        )
 
 
 def moved(point, step, tensors, preconditioner=None):

@@ -34,7 +34,7 @@ def step_of(samples, optimizers):
             as on a model without the mixin.
     """
     outer = _notes.samples, _notes.by_variable, _notes.trace, _notes.weighs
-    _notes.samples, _notes.by_variable, _notes.trace = samples, {}, backend.present_trace()
+    _notes.samples, _notes.by_variable, _notes.trace = samples, {}, backend.updates.present_trace()
     _notes.weighs = optimizers is not None
     try:
         with contextlib.ExitStack() as stack:
@@ -51,7 +51,7 @@ def note(evaluation, optimizer):
     accumulates = _weighing(optimizer)
     if not accumulates or _notes.by_variable is None:
         return
-    if _notes.trace != backend.present_trace():
+    if _notes.trace != backend.updates.present_trace():
         return  # what is computed inside a loop stays there: such gradients count by the samples
     if evaluation.has_several_divisors:
         warnings.warn(

@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_cool.backend import SameRandomNumbers, sum_over_replicas, while_loop
+from keras_cool import backend
 from keras_cool.gradients import KEEPS_ASSIGNED, densify, value_and_grad_at
 from keras_cool.keras_private import OverlayScope, is_seed_state
 from keras_cool.training.fingerprint import fingerprint
@@ -68,7 +68,7 @@ class Evaluation:
         self._kinds = kinds or LossKinds()
         self._numbers = numbers
         self._others_read = {}  # what the loss read besides the variables, by id
-        self._random_numbers = SameRandomNumbers()
+        self._random_numbers = backend.snapshots.SameRandomNumbers()
 
     def __call__(self, point):
         """Gives `(loss, gradients)` at `point`, a list of tensors shaped like the variables.
@@ -78,7 +78,7 @@ class Evaluation:
         """
         loss, gradients = self.raw(point)
         gradients = [densify(g, p) for g, p in zip(gradients, point, strict=True)]
-        return sum_over_replicas(loss, gradients)
+        return backend.updates.sum_over_replicas(loss, gradients)
 
     def forward(self, point):
         """Gives the loss at `point`, without its gradients.
@@ -89,7 +89,7 @@ class Evaluation:
         with self._random_numbers, OverlayScope() as scope:
             loss, aux, logs, _ = self._compute(point, differentiate=False)
         self._keep_first(loss, aux, logs, scope.updates)
-        return sum_over_replicas(loss, [])[0]
+        return backend.updates.sum_over_replicas(loss, [])[0]
 
     def while_loop(self, cond, body, loop_vars):
         """Gives `keras.ops.while_loop` of a flat sequence of tensors, as a list.
@@ -97,7 +97,7 @@ class Evaluation:
         The body may evaluate; the first evaluation has to stand before the loop. What cond and body
         assign to variables does not leave the loop.
         """
-        return list(while_loop(cond, body, tuple(loop_vars)))
+        return list(backend.loops.while_loop(cond, body, tuple(loop_vars)))
 
     def fingerprint(self):
         """Returns a whole number that tells the batch, and what else the loss depends on but the

@@ -91,7 +91,7 @@ class ExtendedStep:
         """Gives variables that share a buffer, as weights and their average do on JAX at the end of
         `fit`, one of their own: the steps donate them."""
         optimizer = getattr(self, "optimizer", None)
-        backend.separate([*self.variables, *(optimizer.variables if optimizer else [])])
+        backend.snapshots.separate([*self.variables, *(optimizer.variables if optimizer else [])])
 
     def test_step(self, *args):
         with self.reading_state(*args):
@@ -114,7 +114,7 @@ class ExtendedStep:
             pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
             gradients = [g for g, _ in pairs]
             if not of_all_replicas:
-                gradients = backend.gradients_of_all_replicas(gradients)
+                gradients = backend.updates.gradients_of_all_replicas(gradients)
             for callback in observers:
                 callback.observe_gradients(gradients)
 

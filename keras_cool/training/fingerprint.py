@@ -3,7 +3,7 @@
 import keras
 from keras import ops, tree
 
-from keras_cool.backend import sum_over_replicas
+from keras_cool import backend
 
 # Odd multipliers, after which each bit depends on those below it.
 _OF_ENTRIES, _OF_PLACES, _OF_LEAVES, _OF_ROWS = 747796405, 277803737, 1181783497, 461845907
@@ -43,7 +43,7 @@ def _over_replicas(total):
     """The sum over the replicas, by halves of 16 bits, whose sums are exact in float32."""
     halves = [ops.bitwise_and(total, 0xFFFF), ops.bitwise_and(ops.right_shift(total, 16), 0xFFFF)]
     low, high = (ops.cast(half, "float32") for half in halves)
-    low, (high,) = sum_over_replicas(low, [high])
+    low, (high,) = backend.updates.sum_over_replicas(low, [high])
     return ops.cast(low, "int32") + ops.cast(high, "int32") * 2**16
 
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops, tree
 
-from keras_cool.backend import number_of_replicas, over_microbatches, sum_over_replicas
+from keras_cool import backend
 from keras_cool.gradients import densify
 from keras_cool.keras_private import OverlayScope
 from keras_cool.training.evaluation import Evaluation
@@ -55,10 +55,10 @@ class MicrobatchEvaluation(Evaluation):
         """
         *measured, parts = self._measured
         self._measured = []
-        replicas = number_of_replicas()
+        replicas = backend.updates.number_of_replicas()
         scale = self._scale_loss(ops.ones(()))
         measured, parts = [m / scale**2 for m in measured], ops.cast(parts, "float32")
-        parts, measured = sum_over_replicas(parts, measured)
+        parts, measured = backend.updates.sum_over_replicas(parts, measured)
         samples = ops.shape(tree.flatten(self._batch)[0])[0] * replicas
         for observer, value in zip(self._observers, measured, strict=True):
             observer.observe_parts(value * replicas, parts, samples, gradients)
@@ -90,7 +90,7 @@ class MicrobatchEvaluation(Evaluation):
                 self._loss_function(*pack(microbatch))
             return losses.normalisers, [], [], []
 
-        return over_microbatches(body, list, tensors, self._microbatches.size)[0]
+        return backend.loops.over_microbatches(body, list, tensors, self._microbatches.size)[0]
 
     def _sum_over_microbatches(
         self, point, tensors, pack, totals, sums_of_samples, differentiate, observed
@@ -129,7 +129,7 @@ class MicrobatchEvaluation(Evaluation):
         def state():
             return [v.value for v in assigned]
 
-        sums, new_state, rows, logs = over_microbatches(
+        sums, new_state, rows, logs = backend.loops.over_microbatches(
             body, state, tensors, self._microbatches.size
         )
         for variable, value in zip(assigned, new_state, strict=True):

@@ -2,12 +2,12 @@
 
 import inspect
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_cool import backend
-from keras_cool.callbacks.epoch_counts import as_numbers, with_own_callbacks
 from keras_cool.keras_private import (
     Trainer,
     batch_size,
@@ -18,10 +18,10 @@ from keras_cool.keras_private import (
 )
 from keras_cool.optimizers_of import accumulating_optimizers, may_accumulate, optimizers_of
 from keras_cool.training import batch_weights
-from keras_cool.training.backend_step import BackendStep
 from keras_cool.training.compilation import Compilation
 from keras_cool.training.evaluation import Evaluation, rescale
 from keras_cool.training.extended_step import ExtendedStep
+from keras_cool.training.fit_callbacks import as_numbers, with_own_callbacks
 from keras_cool.training.microbatch_evaluation import MicrobatchEvaluation
 from keras_cool.training.step import (
     assign,
@@ -30,6 +30,8 @@ from keras_cool.training.step import (
     take_estimated_step,
     take_plain_step,
 )
+
+BackendStep: Any = backend.train_step.BackendStep
 
 
 class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
@@ -182,7 +184,7 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
         batch_weights.note(evaluation, optimizer)
         if evaluation.has_measured_parts:
             present = [g for g in gradients if g is not None]
-            evaluation.show_parts(backend.gradients_of_all_replicas(present))
+            evaluation.show_parts(backend.updates.gradients_of_all_replicas(present))
         return ((loss, evaluation.aux) if has_aux else loss), gradients
 
     def apply_gradients(self, gradients, variables, optimizer=None):
@@ -218,12 +220,12 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
         gradients = rescale(gradients, optimizer.scale_loss)
 
         def update(gradients):
-            backend.apply(optimizer, gradients, variables)
+            backend.updates.apply(optimizer, gradients, variables)
 
         scaled = keras.optimizers.LossScaleOptimizer
         if isinstance(self.optimizer, scaled) and not isinstance(optimizer, scaled):
-            finite = backend.all_finite([g for g in gradients if g is not None])
-            backend.apply_if(finite, update, gradients)
+            finite = backend.updates.all_finite([g for g in gradients if g is not None])
+            backend.updates.apply_if(finite, update, gradients)
         else:
             update(gradients)
 

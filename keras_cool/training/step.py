@@ -20,7 +20,7 @@ def take_plain_step(model, evaluation):
     """
     variables = evaluation.variables
     _, gradients = evaluation.raw([v.value for v in variables])
-    gradients = backend.gradients_of_keras_step(gradients, variables)
+    gradients = backend.gradients.gradients_of_keras_step(gradients, variables)
     updates = evaluation.updates
     if accumulating_optimizers(model.optimizer) and not model._is_plain:
         weights = {id(v) for v in model.weights}
@@ -52,15 +52,15 @@ def take_estimated_step(model, evaluation, counter):
         else:
             estimate = method.estimate_gradient(evaluation, point)
         estimate = [e.value if isinstance(e, keras.Variable) else e for e in estimate]
-    finite = backend.all_finite(estimate)
+    finite = backend.updates.all_finite(estimate)
     model.show_gradients(estimate, variables, of_all_replicas=True)
-    replicas = backend.number_of_replicas()
+    replicas = backend.updates.number_of_replicas()
     if replicas > 1:  # whose gradients `apply` is going to add up
         estimate = [g / replicas for g in estimate]
     gradients = [
         None if missing else g for g, missing in zip(estimate, evaluation.missing, strict=True)
     ]
-    gradients = backend.gradients_of_keras_step(gradients, variables)
+    gradients = backend.gradients.gradients_of_keras_step(gradients, variables)
 
     # Seeds, metrics and what the method keeps go on in any case; weights of layers (moving
     # statistics), the rest of the method's state and the step itself hold only if the estimate is
@@ -84,7 +84,7 @@ def take_estimated_step(model, evaluation, counter):
         if not skips_itself:
             apply(gradients)
 
-    backend.apply_if(finite, update, held_values, gradients)
+    backend.updates.apply_if(finite, update, held_values, gradients)
     if skips_itself:
         apply(gradients)  # it looks for itself, and lowers its scale
     counter.count(evaluation.count, finite)

@@ -1,0 +1,171 @@
+"""JAX: a stateless `train_step` around the common one."""
+
+import contextlib
+
+from keras_cool.keras_private import OverlayScope
+from keras_cool.optimizers_of import optimizers_of
+
+_STATE = (
+    "trainable_variables",
+    "non_trainable_variables",
+    "optimizer_variables",
+    "metrics_variables",
+)
+
+
+class _Groups:
+    """The variables that a loop has taken the values out of, and those that functions know by their
+    places. Keras would track plain lists."""
+
+    def __init__(self):
+        self.names = []
+        self.of_state = []
+        self._trainable = {}
+
+    def are_not_those_of(self, function, model):
+        """Whether a function was compiled with other trainable variables than the model has now;
+        they are noted."""
+        now = [id(v) for v in model.trainable_variables] if model.built else None
+        before = self._trainable.get(function)
+        self._trainable[function] = now
+        return before is not None and before != now
+
+
+class BackendStep:
+    """Opens a scope over the whole state and runs the step that the other backends run directly."""
+
+    @property
+    def _groups(self):
+        if "_groups_of_state" not in vars(self):
+            vars(self)["_groups_of_state"] = _Groups()  # past Keras, which would track it
+        return vars(self)["_groups_of_state"]
+
+    @property
+    def non_trainable_variables(self):
+        """The model's, those of each further optimizer that it holds (as a GAN does), the count of
+        its soft batches, and those of the callbacks that act inside the step: what a compiled step
+        changes has to be part of its state."""
+        own = getattr(self, "optimizer", None)
+        holders = [o for o in optimizers_of(self) if o is not own]
+        if self._microbatches is not None:
+            holders.append(self._microbatches)
+        further = [v for holder in holders for v in holder.variables]
+        further += [v for c in self.step_callbacks for v in c.step_variables]
+        # An optimizer and one around it have variables in common, and a step gives each back once.
+        of_own = {id(v) for v in own.variables} if own else set()
+        further = [v for v in {id(v): v for v in further}.values() if id(v) not in of_own]
+        return [*super().non_trainable_variables, *further]
+
+    def make_train_function(self, force=False):
+        """Makes the training function, one that gives the model its state back when it fails.
+
+        Keras takes the values out of the variables before the first step, to save memory; an error
+        in that step, a wrong shape say, would lose them. What was compiled with other trainable
+        variables is compiled anew: it knows them by their places.
+        """
+        force = force or self._groups.are_not_those_of("train", self)
+        if self.train_function is None or force:
+            super().make_train_function(force)
+            self.train_function = self._keeping_state(self.train_function)
+
+    def make_test_function(self, force=False):
+        """Makes the function that evaluates, as `make_train_function` that of training."""
+        force = force or self._groups.are_not_those_of("test", self)
+        if self.test_function is None or force:
+            super().make_test_function(force)
+            self.test_function = self._keeping_state(self.test_function)
+
+    def make_predict_function(self, force=False):
+        """Makes the function that predicts, as `make_train_function` that of training."""
+        force = force or self._groups.are_not_those_of("predict", self)
+        if self.predict_function is None or force:
+            super().make_predict_function(force)
+            self.predict_function = self._keeping_state(self.predict_function)
+        return self.predict_function
+
+    def _keeping_state(self, function):
+        def keeping_state(state, iterator):
+            try:
+                return function(state, iterator)
+            except StopIteration:
+                raise
+            except BaseException:
+                _put_back(self._groups.of_state, state)
+                raise
+
+        return keeping_state
+
+    def _get_jax_state(self, **parts):
+        # A callback may change what is trainable before the values come back.
+        names = [name for name in _STATE if parts.get(name)]
+        holders = {"optimizer_variables": lambda: self.optimizer.variables}
+        self._groups.of_state = [
+            list(holders[name]() if name in holders else getattr(self, name)) for name in names
+        ]
+        self._groups.names = names
+        return super()._get_jax_state(**parts)
+
+    def jax_state_sync(self):
+        """Gives the variables the values that a loop of training, evaluation or prediction has for
+        them: those that they were taken from, whatever is trainable by now."""
+        state = getattr(self, "_jax_state", None)
+        if not state or self._jax_state_synced:
+            return
+        _put_back(self._groups.of_state, [state[name] for name in self._groups.names])
+        self._jax_state_synced = True
+
+    def _state_variables(self):
+        return (
+            self.trainable_variables,
+            self.non_trainable_variables,
+            self.optimizer.variables,
+            self.metrics_variables,
+        )
+
+    def scope_of_variables(self):
+        """The context in which variables are made on all devices of the model: any."""
+        return contextlib.nullcontext()
+
+    def reading_state(self, state, data):
+        """The context in which variables have their values in `test_step(state, data)`, and in
+        `predict_step`."""
+        return OverlayScope(zip(self.non_trainable_variables, state[1], strict=True))
+
+    def train_step(self, state, data):
+        if self.takes_plain_step():
+            return super().train_step(state, data)
+        groups = self._state_variables()
+        mapping = [
+            pair
+            for variables, values in zip(groups, state, strict=True)
+            for pair in zip(variables, values, strict=True)
+        ]
+        with OverlayScope(mapping) as scope:
+            logs = self.run_step(data)
+        _check_assigned(scope, groups)
+        return logs, tuple([scope.get_current_value(v) for v in variables] for variables in groups)
+
+
+def _put_back(groups, state):
+    for variables, values in zip(groups, state, strict=True):
+        for variable, value in zip(variables, values, strict=True):
+            if not value.is_deleted():
+                variable.assign(value)
+
+
+def _check_assigned(scope, groups):
+    known = {id(variable) for variables in groups for variable in variables}
+    strays = [variable.path for variable, _ in scope.updates if id(variable) not in known]
+    if any("rnn_state" in path for path in strays):
+        raise ValueError(
+            f"The model has a stateful RNN, whose state {strays} Keras does not count among the "
+            "variables of the layer: on JAX it is lost after every step, with any Keras model. "
+            "Make the layer with stateful=False, or train on another backend."
+        )
+    if strays:
+        raise ValueError(
+            f"The training step assigns to variables that are not part of the model: {strays}. On "
+            "JAX their new values would be lost. Make them, or the metric, layer or optimizer that "
+            "holds them, attributes of the model before `compile`; build an optimizer on its "
+            "variables before `fit`."
+        )

@@ -1,0 +1,1 @@
+"""TensorFlow: what a step needs of it and `keras.ops` has not."""

@@ -1,0 +1,1 @@
+"""PyTorch: what a step needs of it and `keras.ops` has not."""

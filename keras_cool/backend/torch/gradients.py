@@ -1,0 +1,121 @@
+"""`value_and_grad` on PyTorch: `torch.autograd.grad` on leaves of its own."""
+
+import torch
+from keras import tree
+
+from keras_cool.backend.assigned_leaves import AssignedLeaves
+from keras_cool.keras_private import get_keras_mask, set_keras_mask
+
+KEEPS_ASSIGNED = True
+
+
+def value_and_grad(objective, scope_at, tensors):
+    """Gives `(value, aux, gradients)` of `objective(tensors, scope) -> (value, aux)`.
+
+    The scope, from `scope_at(tensors)`, stays open while the gradients are taken: a rematerialised
+    layer reads its variables once more then.
+    """
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return _transformed(objective, scope_at, tensors)
+    recording = torch.is_grad_enabled()  # by Keras' own step, or by another `value_and_grad`
+    with torch.enable_grad():
+        leaves = [_leaf(t, recording) for t in tensors]
+        with scope_at(leaves) as scope:
+            assigned = AssignedLeaves(scope, leaves, _new_leaf, torch.add)
+            value, aux = objective(leaves, scope)
+            leaves = assigned.all_leaves()
+            nested = recording and _depends_on_others(value, leaves)
+            gradients = assigned.joined(_gradients(value, leaves, nested))
+    if not nested:
+        value, aux = tree.map_structure(_detach, (value, aux))
+    return value, aux, gradients
+
+
+def _transformed(objective, scope_at, tensors):
+    """The same inside `torch.vmap` (`keras.ops.vectorized_map`) and other transforms of
+    `torch.func`, where no tensor can be told to require gradients; zeros stand for `None`."""
+    nest = None
+
+    def function(leaves):
+        nonlocal nest
+        with scope_at(leaves) as scope:
+            nest = objective(leaves, scope)
+        return nest[0], [x for x in tree.flatten(nest) if isinstance(x, torch.Tensor)]
+
+    gradients, results = torch.func.grad(function, has_aux=True)(list(tensors))
+    results = iter(results)
+    value, aux = tree.map_structure(
+        lambda x: next(results) if isinstance(x, torch.Tensor) else x, nest
+    )
+    return value, aux, list(gradients)
+
+
+def densify(gradient, tensor):
+    """Gives `gradient` as a tensor: zeros like `tensor` where it is `None`."""
+    return torch.zeros_like(tensor) if gradient is None else gradient
+
+
+def _leaf(tensor, recording):
+    # What hangs on an outer differentiation stays in its graph.
+    if recording and tensor.requires_grad:
+        return tensor.view_as(tensor)
+    return tensor.detach().requires_grad_()
+
+
+def _new_leaf(value):
+    return torch.as_tensor(value).detach().clone().requires_grad_()
+
+
+def _depends_on_others(value, leaves):
+    """Whether `value` depends on tensors beside `leaves` that require gradients.
+
+    Only then are the gradients differentiated again; to keep their graph costs memory.
+    """
+    if torch.compiler.is_compiling():  # which sees no graph, and frees what is not used
+        return True
+    own = {id(leaf) for leaf in leaves}
+    seen, remaining = set(), [value.grad_fn]
+    while remaining:
+        node = remaining.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)  # of the nodes where a graph ends
+        if variable is not None and id(variable) not in own:
+            return True
+        remaining += [n for n, _ in node.next_functions]
+    return False
+
+
+def _gradients(value, leaves, nested):
+    if value.is_meta:  # Keras infers shapes: its conversions lose the graph there
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    if not leaves or not value.requires_grad:
+        return [None] * len(leaves)
+    return list(torch.autograd.grad(value, leaves, create_graph=nested, allow_unused=True))
+
+
+def _detach(x):
+    if not isinstance(x, torch.Tensor):
+        return x
+    detached = x.detach()
+    mask = get_keras_mask(x)
+    if mask is not None:
+        set_keras_mask(detached, mask)
+    return detached
+
+
+def allow_float64():
+    """Nothing to do: PyTorch computes in float64 where it is asked to."""
+
+
+def gradients_of_keras_step(gradients, variables):
+    """What Keras' own step gives the optimizer for variables that the loss does not depend on.
+
+    As they are: `None`, of which the optimizer warns.
+
+    Args:
+        gradients: List of tensors or `None`.
+        variables: List of the `keras.Variable`s.
+    """
+    return gradients
