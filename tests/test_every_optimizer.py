@@ -1,0 +1,154 @@
+"""What holds for every optimizer that is exported; a new one joins by one line of `OPTIMIZERS`."""
+
+import contextlib
+import inspect
+
+import keras
+import numpy as np
+import pytest
+
+import keras_cool as kc
+
+BACKEND = keras.backend.backend()
+O = kc.optimizers  # noqa: E741
+OPTIMIZERS = {
+    "Accumulate": lambda: O.Accumulate(keras.optimizers.Adam(0.01), 2),
+    "Heun": lambda: O.Heun(keras.optimizers.Adam(0.01)),
+    "Midpoint": lambda: O.Midpoint(0.05),
+    "Ralston": lambda: O.Ralston(keras.optimizers.SGD(0.05, momentum=0.5)),
+    "RK4": lambda: O.RK4(keras.optimizers.RMSprop(0.01)),
+    "RK23": lambda: O.RK23(keras.optimizers.Adam(0.01), rtol=0.1, atol=0.01),
+    "RK45": lambda: O.RK45(0.05, rtol=0.1, atol=0.01, max_step=0.1),
+    "Tsit5": lambda: O.Tsit5(0.05, adaptive=False),
+    "RungeKutta": lambda: O.RungeKutta(0.05, O.Tableau(a=[[], [0.5]], b=[0, 1], order=2)),
+    "RungeKuttaChebyshev": lambda: O.RungeKuttaChebyshev(0.05, stages=3),
+}
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(32, 3)).astype("float32")
+Y = (X @ np.array([[1.0], [-2.0], [0.5]])).astype("float32")
+
+every = pytest.mark.parametrize("name", OPTIMIZERS)
+
+
+def test_none_is_left_out():
+    exported = {name: getattr(O, name) for name in O.__all__}
+    optimizers = {
+        name
+        for name, value in exported.items()
+        if inspect.isclass(value) and issubclass(value, keras.optimizers.Optimizer)
+    }
+    assert optimizers == {*OPTIMIZERS, "MultiGradientOptimizer"}  # the base of one's own
+
+
+def build(name, **arguments):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((3,))
+    hidden = keras.layers.Dense(4, activation="tanh", name="hidden")(inputs)
+    hidden = keras.layers.Dropout(0.1, seed=1)(hidden)
+    model = kc.Model(inputs, keras.layers.Dense(1, name="output")(hidden))
+    model.compile(OPTIMIZERS[name](), loss="mse", **arguments)
+    return model
+
+
+def fit(model, x=X, epochs=2, batch_size=8):
+    arguments = {"shuffle": False, "verbose": 0, "batch_size": batch_size}
+    return model.fit(x, Y[: len(x)], epochs=epochs, **arguments).history
+
+
+def assert_close(model, other, rtol=1e-5, atol=1e-6):
+    for a, b in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+
+
+@every
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_it_trains_in_every_precision(name, policy):
+    keras.config.set_dtype_policy(policy)
+    model = build(name)
+    dtypes = [v.dtype for v in model.weights]
+    losses = fit(model, epochs=6)["loss"]
+    assert losses[-1] < losses[0]
+    assert [v.dtype for v in model.weights] == dtypes
+    for weight in model.get_weights():
+        assert np.isfinite(weight.astype("float32")).all()
+
+
+@every
+def test_it_goes_on_to_the_bit_after_saving(name, tmp_path):
+    model = build(name)
+    fit(model, X[:24])  # three batches: in the middle of a window
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded.optimizer) is type(model.optimizer)
+    assert fit(loaded) == fit(model)
+    assert_close(loaded, model, rtol=0, atol=0)
+
+
+@every
+def test_micro_batches_are_the_whole_batch(name):
+    whole, parts = build(name), build(name)
+    for model in (whole, parts):
+        model.layers[2].rate = 0  # masks are drawn for each micro-batch
+    parts.microbatch_size = 3
+    fit(whole)
+    fit(parts)
+    controlled = name in ("RK23", "RK45")  # rounding moves the step sizes
+    assert_close(parts, whole, rtol=1e-3 if controlled else 1e-5, atol=1e-3 if controlled else 1e-6)
+
+
+@every
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(name):
+    model = build(name)
+    fit(model)
+    before, iterations = model.get_weights(), int(model.optimizer.iterations.numpy())
+    bad = X[:16].copy()
+    bad[0, 0] = bad[8, 0] = np.nan
+    logs = fit(model, bad, epochs=1)
+    for a, b in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert int(model.optimizer.iterations.numpy()) == iterations
+    assert logs["skipped_steps"][-1] >= 1
+    assert np.isfinite(fit(model)["loss"]).all()
+
+
+@every
+def test_frozen_variables_stay(name):
+    model = build(name)
+    hidden, output = model.get_layer("hidden"), model.get_layer("output")
+    hidden.trainable = False
+    model.compile(OPTIMIZERS[name](), loss="mse")
+    frozen, trained = hidden.get_weights(), output.get_weights()
+    fit(model)
+    for a, b in zip(hidden.get_weights(), frozen, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.abs(output.get_weights()[0] - trained[0]).max() > 1e-3
+
+
+@contextlib.contextmanager
+def two_devices():
+    if BACKEND == "tensorflow":
+        from replicas import mirrored_strategy
+
+        with mirrored_strategy().scope():
+            yield
+        return
+    devices = keras.distribution.list_devices()[:2]
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(None)
+
+
+@every
+@pytest.mark.backend("jax", "tensorflow")
+def test_two_devices_are_one(name):
+    def trained():
+        model = build(name)
+        model.layers[2].rate = 0  # each replica of TensorFlow draws its own masks
+        fit(model, epochs=1)
+        return model
+
+    expected = trained()
+    with two_devices():
+        assert_close(trained(), expected, rtol=1e-4, atol=1e-5)
