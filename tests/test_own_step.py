@@ -311,3 +311,77 @@ def test_a_loss_that_a_layer_adds_counts_once_beside_a_gradient_in_the_inputs(or
     expected = np.mean((x @ first @ last - y) ** 2) + np.sum((x @ first) ** 2) / 16
     expected += np.mean(np.tile((first @ last).T, (16, 1)) ** 2)
     np.testing.assert_allclose(logs["value"][0], expected, rtol=1e-5)
+
+
+class Careless(kc.Model):
+    """A step with a slip, chosen from outside."""
+
+    slip = None
+
+    def multi_gradient_step(self, x, y, sample_weight):
+        variables = self.trainable_variables
+
+        def loss_function():
+            return self.compute_loss(x, y, self(x, training=True), sample_weight)
+
+        loss, gradients = self.value_and_grad(loss_function, variables)
+        slips = {
+            "a gradient short": lambda: self.apply_gradients(gradients[:1], variables),
+            "a variable short": lambda: self.apply_gradients(gradients, variables[:1]),
+            "one variable": lambda: self.apply_gradients(gradients[:1], variables[0]),
+            "a name": lambda: self.apply_gradients(gradients, variables, optimizer="adam"),
+            "tensors": lambda: self.value_and_grad(loss_function, [v.value for v in variables]),
+            "no pair": lambda: self.value_and_grad(loss_function, variables, has_aux=True),
+            "a pair": lambda: self.value_and_grad(lambda: (loss_function(), 1), variables),
+            "a vector": lambda: None,
+        }
+        slips[self.slip]()
+        return {"loss": y[:, 0] if self.slip == "a vector" else loss}
+
+
+@pytest.mark.parametrize(
+    ("slip", "kind", "message"),
+    [
+        ("a gradient short", ValueError, "given 1 gradients for 2 variables"),
+        ("a variable short", ValueError, "given 2 gradients for 1 variables"),
+        ("one variable", TypeError, "`apply_gradients` are a list of keras.Variables"),
+        ("a name", TypeError, "is a Keras optimizer, an attribute of the model. .*'adam'"),
+        ("tensors", TypeError, "`value_and_grad` are a list of keras.Variables"),
+        ("no pair", ValueError, "returns a pair, .loss, aux."),
+        ("a pair", ValueError, "returned 2 values, and has to return a scalar"),
+        ("a vector", ValueError, r"has the shape .*and has to be a scalar"),
+    ],
+)
+def test_slips_in_a_step_are_named(slip, kind, message):
+    inputs = keras.Input((3,))
+    model = Careless(inputs, keras.layers.Dense(1)(inputs))
+    model.slip = slip
+    model.compile("sgd", loss="mse")
+    before = model.get_weights()
+    with pytest.raises(kind, match=message):
+        model.fit(X, Y, batch_size=16, verbose=0)
+    if slip != "a vector":  # found after the update
+        for a, b in zip(model.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("returned", ["the pair", "none", "too few"])
+def test_slips_in_an_estimate_are_named(returned):
+    class Estimate(kc.optimizers.MultiGradientOptimizer):
+        def estimate_gradient(self, evaluate, point):
+            pair = evaluate(point)
+            return {"the pair": pair, "none": None, "too few": pair[1][:1]}[returned]
+
+    inputs = keras.Input((3,))
+    model = kc.Model(inputs, keras.layers.Dense(1)(inputs))
+    model.compile(Estimate(0.1), loss="mse")
+    with pytest.raises(ValueError, match="has to return a list of 2 gradients"):
+        model.fit(X, Y, verbose=0)
+
+
+def test_a_method_for_a_model_with_a_step_of_its_own_says_where_the_loss_goes():
+    inputs = keras.Input((3,))
+    model = GradientPenalty(inputs, keras.layers.Dense(1)(inputs))
+    model.compile(kc.optimizers.RK45(0.1))
+    with pytest.raises(ValueError, match="move the loss into `compute_loss`"):
+        model.fit(X, Y, verbose=0)

@@ -27,8 +27,8 @@ def __getattr__(name):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     new, value = _RENAMED[name]
     warnings.warn(
-        f"keras_cool.callbacks.{name} is now keras_cool.{new}. The old name goes with the next "
-        "release.",
+        f"keras_cool.callbacks.{name} is now keras_cool.{new}. The old name will be "
+        "removed in the next release.",
         FutureWarning,
         stacklevel=2,
     )

@@ -444,14 +444,16 @@ def _by_its_old_name(renamed, divergence_ratio):
     """The argument `explosion`, as `divergence_ratio` was called before."""
     if "explosion" in renamed:
         warnings.warn(
-            "`explosion` of Rescue is now `divergence_ratio`. The old name goes with the next "
-            "release.",
+            "`explosion` of Rescue is now `divergence_ratio`. The old name will be "
+            "removed in the next release.",
             FutureWarning,
             stacklevel=3,
         )
         divergence_ratio = renamed.pop("explosion")
     if renamed:
-        raise TypeError(f"Rescue has no argument {next(iter(renamed))!r}.")
+        raise TypeError(
+            f"Rescue has no argument {next(iter(renamed))!r}. It has patience, factor, divergence_ratio, frequency, keep and states."
+        )
     return divergence_ratio
 
 

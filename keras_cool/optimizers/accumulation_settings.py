@@ -20,14 +20,7 @@ def checked_inner(optimizer):
             "Accumulate was given Accumulate. Give it an ordinary optimizer, and the product of "
             "both numbers as `steps`."
         )
-    inner = interpret(optimizer, "Accumulate")
-    if inner.gradient_accumulation_steps:
-        raise ValueError(
-            f"The optimizer {inner.name!r} accumulates itself, with gradient_accumulation_steps="
-            f"{inner.gradient_accumulation_steps}. Make it without that argument: "
-            f"Accumulate({inner.name!r}, {inner.gradient_accumulation_steps})."
-        )
-    return inner
+    return interpret(optimizer, "Accumulate")
 
 
 def checked_steps(steps):

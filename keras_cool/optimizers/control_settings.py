@@ -31,6 +31,11 @@ def is_adaptive(adaptive, tableau, method):
             f"{method} takes a `Tableau` as its second argument. Got {tableau!r}. For example: "
             f"{method}(0.1, Tableau(a=[[], [1.0]], b=[0.5, 0.5], order=2))."
         )
+    if adaptive not in (None, True, False):
+        raise TypeError(
+            f"`adaptive` of {method} is True, False or None (where the tableau has an embedded "
+            f"error). It was given {adaptive!r}."
+        )
     embedded = tableau.embedded_order is not None
     if adaptive and not embedded:
         raise ValueError(

@@ -33,8 +33,7 @@ def interpret(optimizer, method):
     if hasattr(optimizer, "estimate_gradient"):
         raise ValueError(
             f"{method} was given {type(optimizer).__name__}, which takes several gradients a step "
-            "itself. Give it an ordinary Keras optimizer, for example "
-            f"{method}({optimizer.inner_optimizer.name!r})."
+            f"itself. Give it an ordinary Keras optimizer, for example {method}('adam')."
         )
     if hasattr(optimizer, "finish_window"):
         raise ValueError(
@@ -42,6 +41,13 @@ def interpret(optimizer, method):
             "points; the batches of a window are gone by the time the second point is known. Let "
             f"the model take the batch apart: model.compile({method}(...), microbatch_size=16), "
             "with the large batch in `fit`."
+        )
+    if optimizer.gradient_accumulation_steps:
+        kind, steps = type(optimizer).__name__, optimizer.gradient_accumulation_steps
+        raise ValueError(
+            f"{method} was given {kind}(gradient_accumulation_steps={steps}), which would leave "
+            f"out all steps but every {steps}th. Make it without that argument, and accumulate "
+            "with keras_cool: Accumulate(optimizer, steps), or compile(microbatch_size=...)."
         )
     rate = learning_rate_variable(optimizer)
     if rate is not None:

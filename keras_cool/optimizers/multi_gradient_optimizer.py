@@ -160,10 +160,11 @@ class MultiGradientOptimizer(OptimizerWrapper):
         if not self._accepting:
             name = type(self).__name__
             raise ValueError(
-                f"{name} needs gradients at several points of a step, and was handed one gradient, "
-                "as by a model without keras_cool's mixin. Call `keras_cool.inject(model)` before "
-                "`fit`, or build the model from `keras_cool.Model`. In a step of your own, hand "
-                f"the gradients to an ordinary optimizer, not to {name}."
+                f"{name} needs gradients at several points of a step, and was handed one gradient. "
+                "If the model lacks keras_cool's mixin, call `keras_cool.inject(model)` before "
+                "`fit`, or build it from `keras_cool.Model`. If it has a `multi_gradient_step` of "
+                "its own, move the loss into `compute_loss` and leave the step to "
+                f"{name}; or compile with an ordinary optimizer."
             )
         if not self.built:
             self.build(trainable_variables)

@@ -142,6 +142,8 @@ def _explicit_rows(rows, stages):
             "stage; the first one is empty: a=[[], [1.0]], b=[0.5, 0.5]."
         )
     for i, row in enumerate(rows):
+        if not np.isfinite(row).all():
+            raise ValueError(f"Row {i} of `a` has to hold finite numbers. Got {row}.")
         if len(row) not in (i, stages):
             raise ValueError(
                 f"Row {i} of `a` has {len(row)} entries. It needs the {i} left of the diagonal, or "

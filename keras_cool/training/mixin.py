@@ -176,6 +176,7 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
                 "batch=(x, y)). With `batch=()` the loss is computed at once."
             )
         optimizer = optimizer or getattr(self, "optimizer", None)
+        variables = _checked_variables(variables, "value_and_grad")
         evaluation = self._evaluation(
             _with_aux(loss_function, has_aux), batch or (), variables, optimizer
         )
@@ -201,8 +202,23 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
                 must be an attribute of the model, and built on its variables before `fit`. Under
                 `mixed_float16` put `keras.optimizers.LossScaleOptimizer` around it, and name it in
                 `self.value_and_grad` too; without one, gradients that are not finite are dropped.
+
+        Raises:
+            ValueError: If there is not one gradient for each variable.
+            TypeError: If `variables` are none, or `optimizer` is no Keras optimizer.
         """
         optimizer = self.optimizer if optimizer is None else optimizer
+        variables = _checked_variables(variables, "apply_gradients")
+        if len(gradients) != len(variables):
+            raise ValueError(
+                "`apply_gradients` takes one gradient for each variable, `None` where there is "
+                f"none. It was given {len(gradients)} gradients for {len(variables)} variables."
+            )
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise TypeError(
+                "The `optimizer` of `apply_gradients` is a Keras optimizer, an attribute of the "
+                f"model. It was given {optimizer!r}."
+            )
         with batch_weights.counting(optimizer, variables):
             if optimizer is self.optimizer:
                 self.show_gradients(gradients, variables, of_all_replicas=False)
@@ -317,6 +333,12 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
                 "dictionary of names and scalar tensors, for example {'loss': loss}. It returned "
                 f"{logs!r} of type {type(logs).__name__}."
             )
+        if len(getattr(logs.get("loss"), "shape", ())):
+            raise ValueError(
+                f"The 'loss' that `multi_gradient_step` of {type(self).__name__} returned has the "
+                f"shape {tuple(logs['loss'].shape)}, and has to be a scalar. Reduce it, for "
+                "example with keras.ops.mean."
+            )
         if "loss" in logs and not self._present_step.has_tracked_loss:
             self._track_loss(logs["loss"], x)
             logs = {**logs, "loss": loss_tracker(self).result()}
@@ -360,7 +382,32 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
 
 
 def _with_aux(loss_function, has_aux):
-    return loss_function if has_aux else lambda *batch: (loss_function(*batch), None)
+    def with_aux(*batch):
+        result = loss_function(*batch)
+        is_a_pair = isinstance(result, tuple | list) and len(result) == 2
+        if has_aux and not is_a_pair:
+            raise ValueError(
+                "With `has_aux=True` the loss function returns a pair, (loss, aux). It returned "
+                f"{result!r}. Return a pair, or drop `has_aux=True`."
+            )
+        if not has_aux and isinstance(result, tuple | list):
+            raise ValueError(
+                f"The loss function returned {len(result)} values, and has to return a scalar. "
+                "With `has_aux=True` it may return a pair, (loss, aux)."
+            )
+        return result if has_aux else (result, None)
+
+    return with_aux
+
+
+def _checked_variables(variables, method):
+    listed = list(variables) if isinstance(variables, list | tuple) else None
+    if listed is None or not all(isinstance(v, keras.Variable) for v in listed):
+        raise TypeError(
+            f"The `variables` of `{method}` are a list of keras.Variables, for example "
+            f"self.trainable_variables. It was given {variables!r}."
+        )
+    return listed
 
 
 def _no_scale(loss):

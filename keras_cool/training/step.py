@@ -50,7 +50,7 @@ def take_estimated_step(model, evaluation, counter):
         if method is None:
             _, estimate = evaluation(point)
         else:
-            estimate = method.estimate_gradient(evaluation, point)
+            estimate = _checked_estimate(method, method.estimate_gradient(evaluation, point), point)
         estimate = [e.value if isinstance(e, keras.Variable) else e for e in estimate]
     finite = backend.updates.all_finite(estimate)
     model.show_gradients(estimate, variables, of_all_replicas=True)
@@ -89,6 +89,19 @@ def take_estimated_step(model, evaluation, counter):
         apply(gradients)  # it looks for itself, and lowers its scale
     counter.count(evaluation.count, finite)
     return evaluation.logs
+
+
+def _checked_estimate(method, estimate, point):
+    """The gradients that `estimate_gradient` returned, if they are some."""
+    of_point = isinstance(estimate, list | tuple) and len(estimate) == len(point)
+    if not of_point or any(isinstance(e, list | tuple) for e in estimate):
+        given = f"{len(estimate)} entries" if isinstance(estimate, list | tuple) else repr(estimate)
+        raise ValueError(
+            f"`estimate_gradient` of {type(method).__name__} has to return a list of "
+            f"{len(point)} gradients, one for each tensor of `point`. It returned {given}. "
+            "`evaluate(point)` gives a pair: loss, gradients = evaluate(point)."
+        )
+    return estimate
 
 
 def multi_gradient_method(optimizer):

@@ -17,9 +17,15 @@ def checked_path(path, argument, endings):
         endings: Tuple of strings, one of which the path has to end with.
 
     Raises:
+        TypeError: If it is no path.
         ValueError: If it ends otherwise.
         OSError: If it is a folder, or cannot be written; of the kind that the system raised.
     """
+    if not isinstance(path, str | Path):
+        raise TypeError(
+            f"{argument} is a path, a string or `Path`. It was given {path!r} of type "
+            f"{type(path).__name__}."
+        )
     path = Path(path)
     if not path.name.endswith(endings):
         raise ValueError(
