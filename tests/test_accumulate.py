@@ -527,8 +527,10 @@ def test_an_accumulator_of_integers():
 
 
 def test_optimizers_that_accumulate_themselves():
-    with pytest.raises(ValueError, match=r"Accumulate\('adam', 3\)"):
+    with pytest.raises(ValueError, match=r"Accumulate\(Adam\(\.\.\.\), 3\)"):
         accumulate(4, keras.optimizers.Adam(gradient_accumulation_steps=3))
+    with pytest.raises(ValueError, match="Heun was given Adam.gradient_accumulation_steps=3"):
+        kc.optimizers.Heun(keras.optimizers.Adam(gradient_accumulation_steps=3))
     with pytest.raises(ValueError, match="the product of both"):
         accumulate(4, accumulate(2))
 

@@ -115,7 +115,7 @@ def test_a_multi_gradient_optimizer_in_a_written_out_step_names_the_mend():
     inputs = keras.Input((3,))
     model = OwnStep(inputs, keras.layers.Dense(1)(inputs))
     model.compile(kc.optimizers.Heun(0.1), loss="mse")
-    with pytest.raises(ValueError, match="hand the gradients to an ordinary optimizer"):
+    with pytest.raises(ValueError, match="move the loss into `compute_loss`"):
         model.fit(X, Y, verbose=0)
 
 

@@ -489,3 +489,34 @@ def test_variables_that_it_was_not_built_on():
         ValueError, match=r"built on other variables than \['stranger'\].*Make a new"
     ):
         optimizer.apply([ops.ones(1)], [stranger])
+
+
+@pytest.mark.backend(
+    "torch"
+)  # where a step is not compiled, and sees `trainable` without `compile`
+@pytest.mark.parametrize("finish", [False, True], ids=["alone", "finish-window"])
+@pytest.mark.parametrize("cls", [keras.Model, kc.Model], ids=["keras", "mixin"])
+def test_parts_that_are_trained_in_turns(cls, finish):
+    """The first batch of the next part is no further call of the last batch of the one before."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 3)).astype("float32"), rng.normal(size=(8, 1)).astype("float32")
+
+    def train(cls, optimizer, batch_size, callbacks=()):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((3,))
+        body, head = keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(1)
+        model = cls(inputs, head(body(inputs)))
+        model.compile(optimizer, loss="mse")
+        optimizer.build(model.trainable_variables)
+        for trained in (head, body, head, body):
+            body.trainable, head.trainable = trained is body, trained is head
+            arguments = {"batch_size": batch_size, "shuffle": False, "verbose": 0}
+            model.fit(x, y, callbacks=list(callbacks), **arguments)
+        assert int(optimizer.iterations.numpy()) == 4
+        return model.get_weights()
+
+    callbacks = [kc.callbacks.FinishWindow()] if finish else []
+    optimizer = kc.optimizers.Accumulate(keras.optimizers.SGD(0.1), 2)
+    weights = train(cls, optimizer, 4, callbacks)
+    for a, b in zip(weights, train(keras.Model, keras.optimizers.SGD(0.1), 8), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

@@ -452,7 +452,8 @@ def _by_its_old_name(renamed, divergence_ratio):
         divergence_ratio = renamed.pop("explosion")
     if renamed:
         raise TypeError(
-            f"Rescue has no argument {next(iter(renamed))!r}. It has patience, factor, divergence_ratio, frequency, keep and states."
+            f"Rescue has no argument {next(iter(renamed))!r}. It has patience, factor, "
+            "divergence_ratio, frequency, keep and states."
         )
     return divergence_ratio
 

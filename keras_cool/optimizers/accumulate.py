@@ -216,9 +216,11 @@ class Accumulate(OptimizerWrapper):
         taken = None
         if self.non_finite == "skip_batch":
             weight, gradients, taken = self._without_non_finite(weight, gradients)
+        is_alone = batch is ONE_OF_MANY  # nobody says where a batch ends
         fresh, factor = self._window.take_in(
             self._mask([*given, *present]),
             self._mask(present),
+            self._mask([v for v in trainable_variables_of(self) if not v.trainable and is_alone]),
             weight,
             batch.adds_up,
             taken,
@@ -241,7 +243,10 @@ class Accumulate(OptimizerWrapper):
 
         `keras_cool.callbacks.FinishWindow` calls it at the end of each epoch.
         """
-        if self.last_window == "carry" or not self.built or not int(self.batches.numpy()):
+        if not self.built:
+            return
+        self.begin_batch()
+        if self.last_window == "carry" or not int(self.batches.numpy()):
             return
         if self.last_window == "update":
             for call in self._window.calls():

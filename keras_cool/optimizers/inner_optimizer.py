@@ -45,9 +45,9 @@ def interpret(optimizer, method):
     if optimizer.gradient_accumulation_steps:
         kind, steps = type(optimizer).__name__, optimizer.gradient_accumulation_steps
         raise ValueError(
-            f"{method} was given {kind}(gradient_accumulation_steps={steps}), which would leave "
-            f"out all steps but every {steps}th. Make it without that argument, and accumulate "
-            "with keras_cool: Accumulate(optimizer, steps), or compile(microbatch_size=...)."
+            f"{method} was given {kind}(gradient_accumulation_steps={steps}), which accumulates "
+            f"itself. Make it without that argument: keras_cool.optimizers.Accumulate({kind}(...), "
+            f"{steps}), or model.compile({method}(...), microbatch_size=...) with the large batch."
         )
     rate = learning_rate_variable(optimizer)
     if rate is not None:

@@ -39,15 +39,16 @@ class Window:
         """Tells that the next call belongs to another batch."""
         self._calls.assign(ops.zeros((), "int32"))
 
-    def take_in(self, given, present, weight, adds_up, taken, steps):
+    def take_in(self, given, present, ended, weight, adds_up, taken, steps):
         """Counts one call.
 
         A call belongs to another batch than the call before if `begin_batch` said so, or if a
-        variable comes again.
+        variable comes again, or one of it is among those that have `ended`.
 
         Args:
             given: Boolean NumPy array, which variables the call is for.
             present: Boolean NumPy array, which of them have a gradient.
+            ended: Boolean NumPy array, which variables are frozen by now.
             weight: Scalar, the weight of the batch.
             adds_up: Boolean. If `True` the gradients are added up with their weights, and not
                 divided by the sum of these.
@@ -58,8 +59,8 @@ class Window:
             `(fresh, factor)`: a boolean vector of the variables whose sums begin with this call,
             and the scalar with which the gradients count in these.
         """
+        again = ops.any(ops.logical_and(self._given.value, np.logical_or(given, ended)))
         given, present = ops.convert_to_tensor(given), ops.convert_to_tensor(present)
-        again = ops.any(ops.logical_and(self._given.value, given))
         begins = ops.logical_or(self._calls.value == 0, again)
         opens = ops.logical_and(begins, self.batches.value == 0)
         number = self.batches.value + 1
