@@ -1,5 +1,6 @@
 """`Accumulate`: windows, their ends, what does not count, and what it leaves to be seen."""
 
+import copy
 import json
 import os
 import pathlib
@@ -671,5 +672,9 @@ def test_a_callback_in_the_step_of_a_plain_model_changes_nothing(callback, loss)
     for a, b in zip(results, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     assert results[6] == 8 and "skipped_steps" not in logs
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(kc.optimizers.Accumulate(keras.optimizers.SGD(0.01), 3), loss=loss)
+    model.fit(x, x[:, :1], callbacks=[kc.callbacks.StepMonitor()], **arguments)
+    assert type(copy.deepcopy(model)) is keras.Sequential  # a copy is as the model was made
     results, logs = train(callbacks, injected=True)
     assert results[6] > 8 and "skipped_steps" in logs  # the mixin by request

@@ -1,15 +1,14 @@
 """What holds for every optimizer that is exported; a new one joins by one line of `OPTIMIZERS`."""
 
-import contextlib
 import inspect
 
 import keras
 import numpy as np
 import pytest
+from replicas import two_devices
 
 import keras_cool as kc
 
-BACKEND = keras.backend.backend()
 O = kc.optimizers  # noqa: E741
 OPTIMIZERS = {
     "Accumulate": lambda: O.Accumulate(keras.optimizers.Adam(0.01), 2),
@@ -122,22 +121,6 @@ def test_frozen_variables_stay(name):
     for a, b in zip(hidden.get_weights(), frozen, strict=True):
         np.testing.assert_array_equal(a, b)
     assert np.abs(output.get_weights()[0] - trained[0]).max() > 1e-3
-
-
-@contextlib.contextmanager
-def two_devices():
-    if BACKEND == "tensorflow":
-        from replicas import mirrored_strategy
-
-        with mirrored_strategy().scope():
-            yield
-        return
-    devices = keras.distribution.list_devices()[:2]
-    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
-    try:
-        yield
-    finally:
-        keras.distribution.set_distribution(None)
 
 
 @every

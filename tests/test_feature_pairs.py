@@ -10,10 +10,9 @@ from collections.abc import Callable
 import keras
 import pytest
 import soft_batch_rows as table
+from replicas import two_devices
 
 import keras_cool as kc
-
-BACKEND = keras.backend.backend()
 
 # Rows of the table of soft batches: what a loss is divided by, and what else a window has to weigh.
 LOSSES = [
@@ -58,24 +57,6 @@ def injected(inputs, outputs):
 
 def one_device():
     return contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def several_devices():
-    if BACKEND == "torch":
-        pytest.skip("Keras trains on one device under PyTorch")
-    if BACKEND == "tensorflow":
-        from replicas import mirrored_strategy
-
-        with mirrored_strategy().scope():
-            yield
-        return
-    devices = keras.distribution.list_devices()[:2]
-    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
-    try:
-        yield
-    finally:
-        keras.distribution.set_distribution(None)
 
 
 def divisible(data):
@@ -144,13 +125,13 @@ WAYS = {
     "Heun, micro-batches": Way(
         LARGE, None, wrap=with_heun, microbatch_size=12, reference=with_heun
     ),
-    "replicas, windows": Way(SMALL, WINDOW, wrap=accumulating(4), scope=several_devices),
+    "replicas, windows": Way(SMALL, WINDOW, wrap=accumulating(4), scope=two_devices),
     "replicas, loss scale, windows": Way(
-        SMALL, WINDOW, wrap=lambda o: scaled(accumulating(4)(o)), scope=several_devices
+        SMALL, WINDOW, wrap=lambda o: scaled(accumulating(4)(o)), scope=two_devices
     ),
     # Keras' own mean over replicas is that of their means: the same large batch on the same ones.
     "replicas, micro-batches": Way(
-        LARGE, None, microbatch_size=8, scope=several_devices, reference_scope=several_devices
+        LARGE, None, microbatch_size=8, scope=two_devices, reference_scope=two_devices
     ),
 }
 
@@ -175,11 +156,13 @@ def test_a_pair_equals_the_large_batch(row, way, monkeypatch):
     if way.like in row.inexact:
         return
     monkeypatch.setattr(table, "EPOCHS", 1)
-    if several_devices in (way.scope, way.reference_scope):
+    if two_devices in (way.scope, way.reference_scope):
+        if keras.backend.backend() == "torch":
+            pytest.skip("Keras trains on one device under PyTorch")
         row = dataclasses.replace(row, data=lambda data=row.data: divisible(data()))
     expected = of_the_large_batch(row, way)
     options = {"microbatch_size": way.microbatch_size} if way.microbatch_size else {}
-    if way.scope is several_devices:
+    if way.scope is two_devices:
         options["callbacks"] = [one_step_at_a_time()]
     with way.scope():
         weights, _ = table.weights_after(row, way.model, way.batch_size, way.wrap, **options)

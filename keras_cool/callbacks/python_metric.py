@@ -49,11 +49,11 @@ class PythonMetric(keras.callbacks.Callback):
     ...     return 2 * np.sum(predicted & (y == 2)) / (np.sum(predicted) + np.sum(y == 2))
     >>> model = keras.Sequential([keras.layers.Dense(3, activation="softmax")])
     >>> model.compile("adam", loss="sparse_categorical_crossentropy")
-    >>> evaluate = kc.callbacks.PythonMetric(f1, "f1", save_best="best.weights.h5")
-    >>> history = model.fit(x, y, epochs=3, callbacks=[evaluate], verbose=0)
+    >>> metric = kc.callbacks.PythonMetric(f1, "f1", save_best="best.weights.h5")
+    >>> history = model.fit(x, y, epochs=3, callbacks=[metric], verbose=0)
     >>> sorted(history.history)
     ['f1', 'loss']
-    >>> evaluate.best == max(history.history["f1"])
+    >>> metric.best == max(history.history["f1"])
     True
 
     Args:

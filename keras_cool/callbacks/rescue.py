@@ -144,11 +144,8 @@ class Rescue(keras.callbacks.Callback):
         super().__init__()
         divergence_ratio = _by_its_old_name(renamed, divergence_ratio)
         check_rescue(patience, factor, divergence_ratio, states)
-        self.patience, self.factor, self.divergence_ratio = (
-            int(patience),
-            float(factor),
-            divergence_ratio,
-        )
+        self.patience, self.factor = int(patience), float(factor)
+        self.divergence_ratio = divergence_ratio
         self.frequency = checked_frequency(frequency, self)
         path: Path | None = None
         if keep != "device":

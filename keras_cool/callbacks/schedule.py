@@ -73,8 +73,11 @@ class Schedule(StepCallback):
         ValueError: If the variable is trained or no scalar, the object has no such number, the
             value is not finite, a breakpoint is negative, the optimizer has a learning-rate
             schedule of its own, another `Schedule` changes the number too, the logs have an entry
-            of that name already, or the step never reads the target (which for an attribute is not
-            noticed on PyTorch).
+            of that name already, the step never reads the target (which for an attribute is not
+            noticed on PyTorch), a dropout rate or a momentum is not between 0 and 1, the number is
+            that of a second optimizer which is not built yet, or there is no optimizer to count
+            steps by. What is no error is a warning: another callback that changes the number, and
+            an optimizer that counts the steps and takes none.
     """
 
     def __init__(self, target, schedule, by="epoch", name=None):

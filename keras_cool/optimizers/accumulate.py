@@ -216,11 +216,12 @@ class Accumulate(OptimizerWrapper):
         taken = None
         if self.non_finite == "skip_batch":
             weight, gradients, taken = self._without_non_finite(weight, gradients)
-        is_alone = batch is ONE_OF_MANY  # nobody says where a batch ends
+        # Nobody says where a batch ends without the mixin: where a part of it was frozen meanwhile.
+        ended = [v for v in trainable_variables_of(self) if not v.trainable]
         fresh, factor = self._window.take_in(
             self._mask([*given, *present]),
             self._mask(present),
-            self._mask([v for v in trainable_variables_of(self) if not v.trainable and is_alone]),
+            self._mask(ended if batch is ONE_OF_MANY else []),
             weight,
             batch.adds_up,
             taken,

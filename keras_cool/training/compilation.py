@@ -43,6 +43,9 @@ class SeedsOfModel(KerasSaveable):
 class Compilation:
     """The part of the mixin that is there before training."""
 
+    # Whether a callback alone has given the model the mixin: what `Accumulate` does on a model with
+    # it, weigh the batches and finish the last window, it does not do then.
+    _is_plain = False
     _microbatches: Microbatches | None = None
     _injected: "Injected | None" = None
     _seeds: SeedsOfModel | None = None
@@ -87,6 +90,7 @@ class Compilation:
         if size is None:
             return None
         self.check_no_train_step()
+        self._is_plain = False  # whoever asks for micro-batches asks for the mixin
         with self.scope_of_variables():
             return Microbatches(size)
 

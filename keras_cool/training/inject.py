@@ -92,6 +92,8 @@ def _with_mixin(cls):
 
 def _reduce(model, cls):
     """Copies and pickles a model by way of the class it was."""
+    if model._is_plain:
+        return cls.__reduce__(model)
     rebuild, arguments = cls.__reduce__(model)
     return _rebuild_injected, (getattr(cls, rebuild.__name__), arguments, model.microbatch_size)
 

@@ -60,10 +60,6 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
     ['gradient_evaluations', 'loss', 'skipped_steps']
     """
 
-    # Whether a callback alone has given the model the mixin: what `Accumulate` does on a model with
-    # it, weigh the batches and finish the last window, it does not do then.
-    _is_plain = False
-
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if Trainer in cls.__mro__ and cls.__mro__.index(Trainer) < cls.__mro__.index(
@@ -333,10 +329,11 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
                 "dictionary of names and scalar tensors, for example {'loss': loss}. It returned "
                 f"{logs!r} of type {type(logs).__name__}."
             )
-        if len(getattr(logs.get("loss"), "shape", ())):
+        shape = getattr(logs.get("loss"), "shape", ())
+        if shape and len(shape):  # TensorFlow may not know it
             raise ValueError(
                 f"The 'loss' that `multi_gradient_step` of {type(self).__name__} returned has the "
-                f"shape {tuple(logs['loss'].shape)}, and has to be a scalar. Reduce it, for "
+                f"shape {tuple(shape)}, and has to be a scalar. Reduce it, for "
                 "example with keras.ops.mean."
             )
         if "loss" in logs and not self._present_step.has_tracked_loss:

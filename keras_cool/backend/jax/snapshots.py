@@ -6,10 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from keras_cool.keras_private import (
-    held_value,
-    variable_layout,
-)
+from keras_cool.keras_private import held_value, variable_layout
 
 
 class SameRandomNumbers(contextlib.nullcontext):

@@ -8,10 +8,7 @@ import keras
 import numpy as np
 from jax.extend.core import get_opaque_trace_state
 
-from keras_cool.keras_private import (
-    OverlayScope,
-    trainable_variables_of,
-)
+from keras_cool.keras_private import OverlayScope, trainable_variables_of
 
 
 def apply(optimizer, gradients, variables):
