@@ -7,7 +7,7 @@ from gradient_flows import POISSON, compiled, set_weights, train, weights_of
 from keras import ops
 
 import keras_cool as kc
-from keras_cool.optimizers.preconditioner import preconditioner
+from keras_cool.optimizers.runge_kutta.preconditioner import preconditioner
 
 # Without momentum, so that a step is the present gradient, preconditioned.
 OPTIMIZERS = {

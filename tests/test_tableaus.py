@@ -11,7 +11,7 @@ from scipy.integrate import RK23, RK45
 
 from keras_cool import optimizers
 from keras_cool.optimizers import Tableau
-from keras_cool.optimizers.order_conditions import rooted_trees, violated_condition
+from keras_cool.optimizers.runge_kutta.order_conditions import rooted_trees, violated_condition
 
 NAMED = ("Heun", "Midpoint", "Ralston", "RK4", "RK23", "RK45", "Tsit5")
 KUTTA = {"a": [[], [1 / 2], [-1, 2]], "b": [1 / 6, 2 / 3, 1 / 6], "order": 3}

@@ -9,8 +9,8 @@ import numpy as np
 from keras import ops
 
 from keras_cool.keras_private import holds_several, learning_rate_variable
-from keras_cool.optimizers.preconditioner import follows_a_flow
-from keras_cool.optimizers.tableau import Tableau
+from keras_cool.optimizers.runge_kutta.preconditioner import follows_a_flow
+from keras_cool.optimizers.runge_kutta.tableau import Tableau
 
 CONTROLLERS = ("I", "PI")
 DEFAULTS = {

@@ -6,7 +6,8 @@ import warnings
 import keras
 from keras import ops
 
-from keras_cool.optimizers.control_settings import (
+from keras_cool.optimizers.multi_gradient_optimizer import MultiGradientOptimizer
+from keras_cool.optimizers.runge_kutta.control_settings import (
     as_written,
     check_controllable,
     check_full_batch,
@@ -17,12 +18,11 @@ from keras_cool.optimizers.control_settings import (
     is_adaptive,
     steps_exactly,
 )
-from keras_cool.optimizers.last_stage import LastStage
-from keras_cool.optimizers.multi_gradient_optimizer import MultiGradientOptimizer
-from keras_cool.optimizers.preconditioner import preconditioner
-from keras_cool.optimizers.stages import run_stages, stages_needed
-from keras_cool.optimizers.step_size_control import StepSizeControl
-from keras_cool.optimizers.weighted_sum import marked, moved
+from keras_cool.optimizers.runge_kutta.fsal_cache import FSALCache
+from keras_cool.optimizers.runge_kutta.preconditioner import preconditioner
+from keras_cool.optimizers.runge_kutta.stages import run_stages, stages_needed
+from keras_cool.optimizers.runge_kutta.step_size_control import StepSizeControl
+from keras_cool.optimizers.runge_kutta.weighted_sum import marked, moved
 
 FAR_BELOW = 0.01  # where step sizes are this part of the rate that was given, a warning says so
 
@@ -140,7 +140,7 @@ class RungeKutta(MultiGradientOptimizer):
         check_one_rate(self.inner_optimizer, method)
         self.tableau = tableau
         self._control: StepSizeControl | None = None
-        self._last_stage: LastStage | None = None
+        self._fsal_cache: FSALCache | None = None
         if adaptive:
             check_controllable(self.inner_optimizer, method)
             check_full_batch(full_batch, self.inner_optimizer, tableau, method)
@@ -157,16 +157,16 @@ class RungeKutta(MultiGradientOptimizer):
         super().build(variables)
         kept = self._settings["full_batch"] and steps_exactly(self.inner_optimizer)
         if self._control is not None and kept:
-            self._last_stage = LastStage(self, variables, self._control.dtype)
+            self._fsal_cache = FSALCache(self, variables, self._control.dtype)
 
     def estimate_gradient(self, evaluate, point):
-        if self._last_stage is None:
+        if self._fsal_cache is None:
             gradients, evaluations = {0: evaluate(point)[1]}, 1
         else:
-            first, evaluations = self._last_stage.first_gradient(evaluate, point)
+            first, evaluations = self._fsal_cache.first_gradient(evaluate, point)
             gradients = {0: first}
         diagonal = preconditioner(self.inner_optimizer, evaluate.variables, gradients[0])
-        control, last_stage = self._control, self._last_stage
+        control, cache = self._control, self._fsal_cache
         if control is None:
             rate = ops.convert_to_tensor(self.inner_optimizer.learning_rate)
             stages = run_stages(
@@ -180,11 +180,11 @@ class RungeKutta(MultiGradientOptimizer):
             )
 
         step = control.step(
-            evaluate, point, gradients[0], diagonal, try_step, keep_last=last_stage is not None
+            evaluate, point, gradients[0], diagonal, try_step, keep_last=cache is not None
         )
-        if last_stage is not None:
+        if cache is not None:
             end = moved(point, step.size, step.estimate)
-            last_stage.keep(evaluate, end, step.last_loss, step.last_gradients)
+            cache.keep(evaluate, end, step.last_loss, step.last_gradients)
         per_try = self.evaluations - 1
         control.evaluations.assign(evaluations + step.choices + per_try * step.tries)
         self.inner_optimizer.learning_rate = step.size

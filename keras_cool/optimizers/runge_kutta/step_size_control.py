@@ -8,9 +8,14 @@ import numpy as np
 from keras import ops
 
 from keras_cool.float64 import measured_dtype
-from keras_cool.optimizers.control_settings import check_settings, checked_rtol
-from keras_cool.optimizers.local_error import error_norm, first_step_size, larger, smaller
-from keras_cool.optimizers.weighted_sum import marked, not_finite_mark
+from keras_cool.optimizers.runge_kutta.control_settings import check_settings, checked_rtol
+from keras_cool.optimizers.runge_kutta.local_error import (
+    error_norm,
+    first_step_size,
+    larger,
+    smaller,
+)
+from keras_cool.optimizers.runge_kutta.weighted_sum import marked, not_finite_mark
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0  # as in SciPy's `solve_ivp`
 

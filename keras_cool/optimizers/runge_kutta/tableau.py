@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_cool.optimizers.order_conditions import violated_condition
+from keras_cool.optimizers.runge_kutta.order_conditions import violated_condition
 
 _TOLERANCE = 1e-10  # of coefficients that were printed with some 12 digits or more
 

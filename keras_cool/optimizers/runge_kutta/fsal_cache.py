@@ -6,7 +6,7 @@ from keras import ops
 ROUNDING = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
 
 
-class LastStage:
+class FSALCache:
     """Keeps the gradient at the point after a step, for the step that begins there.
 
     It is used only at the point that it was taken at, to within the rounding of the step, for the

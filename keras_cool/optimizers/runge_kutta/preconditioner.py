@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_cool import keras_private
-from keras_cool.optimizers.local_error import larger
+from keras_cool.optimizers.runge_kutta.local_error import larger
 
 # Measured on ReLU nets with dead units: a step of RK45 over Adam, RMSprop or Adagrad gets further
 # than the optimizer's own at every bound from 1 to 100, and at none in ten thousand steps without.
