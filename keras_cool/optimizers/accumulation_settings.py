@@ -2,7 +2,7 @@
 
 from numbers import Integral
 
-from keras_cool.optimizers.inner_optimizer import interpret
+from keras_cool.optimizers.inner_optimizer import as_keras_optimizer
 
 
 def checked_inner(optimizer):
@@ -20,7 +20,7 @@ def checked_inner(optimizer):
             "Accumulate was given Accumulate. Give it an ordinary optimizer, and the product of "
             "both numbers as `steps`."
         )
-    return interpret(optimizer, "Accumulate")
+    return as_keras_optimizer(optimizer, "Accumulate")
 
 
 def checked_steps(steps):

@@ -1,4 +1,4 @@
-"""What the first argument of a multi-gradient optimizer means, and what is wrong with it."""
+"""The first argument of an optimizer that wraps another: what it stands for, and its checks."""
 
 import math
 from numbers import Real
@@ -9,8 +9,8 @@ from keras import ops
 from keras_cool.keras_private import learning_rate_variable
 
 
-def interpret(optimizer, method):
-    """Gives the Keras optimizer that the first argument of a method means."""
+def as_keras_optimizer(optimizer, method):
+    """Returns the Keras optimizer that the first argument of a method stands for."""
     if isinstance(optimizer, keras.optimizers.schedules.LearningRateSchedule):
         return keras.optimizers.SGD(optimizer)
     if isinstance(optimizer, Real) and not isinstance(optimizer, bool):

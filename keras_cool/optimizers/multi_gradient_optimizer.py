@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from keras import ops
 
-from keras_cool.optimizers.inner_optimizer import interpret
+from keras_cool.optimizers.inner_optimizer import as_keras_optimizer
 from keras_cool.optimizers.optimizer_wrapper import OptimizerWrapper
 
 
@@ -53,7 +53,7 @@ class MultiGradientOptimizer(OptimizerWrapper):
     _inject: Callable  # set where both rooms are known, in `keras_cool`
 
     def __init__(self, optimizer, name=None):
-        super().__init__(interpret(optimizer, type(self).__name__), name)
+        super().__init__(as_keras_optimizer(optimizer, type(self).__name__), name)
         self._accepting = 0  # contexts that are open: each replica of TensorFlow has one
         self._skipped_steps = self._counter("skipped_steps")
         self._gradient_evaluations = self._counter("gradient_evaluations")

@@ -22,7 +22,7 @@ from keras_cool.optimizers.runge_kutta.fsal_cache import FSALCache
 from keras_cool.optimizers.runge_kutta.preconditioner import preconditioner
 from keras_cool.optimizers.runge_kutta.stages import run_stages, stages_needed
 from keras_cool.optimizers.runge_kutta.step_size_control import StepSizeControl
-from keras_cool.optimizers.runge_kutta.weighted_sum import marked, moved
+from keras_cool.optimizers.runge_kutta.weighted_sum import add_to_smallest, moved
 
 FAR_BELOW = 0.01  # where step sizes are this part of the rate that was given, a warning says so
 
@@ -172,7 +172,7 @@ class RungeKutta(MultiGradientOptimizer):
             stages = run_stages(
                 self.tableau, evaluate, point, gradients, rate, diagonal, with_error=False
             )
-            return marked(stages.estimate, stages.mark)
+            return add_to_smallest(stages.estimate, stages.zero_or_nan)
 
         def try_step(size):
             return run_stages(

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from keras_cool.optimizers.runge_kutta.weighted_sum import WeightedSum, moved, not_finite_mark
+from keras_cool.optimizers.runge_kutta.weighted_sum import WeightedSum, moved, zero_if_finite
 
 
 class Stages(NamedTuple):
@@ -16,7 +16,7 @@ class Stages(NamedTuple):
     error: list | None  # the sum with the error weights
     new_point: list | None  # the point after the step
     last: tuple[Any, list] | None  # loss and gradients at the new point
-    mark: Any  # a scalar, not a number where a stage was not finite that no sum shows
+    zero_or_nan: Any  # a scalar: NaN if a stage that is in no sum was not finite, else 0
 
 
 def stages_needed(tableau, with_error):
@@ -57,15 +57,15 @@ def run_stages(tableau, evaluate, point, gradients, step, preconditioner, with_e
     last_use = {j: max((i for i in needed if i > j and tableau.a[i][j]), default=j) for j in needed}
     all_weights = _all_weights(tableau, with_error)
     sums = [WeightedSum() for _ in all_weights]
-    mark, new_point, last = 0.0, None, None
+    zero_or_nan, new_point, last = 0.0, None, None
 
     def let_go(stage):
-        nonlocal mark
+        nonlocal zero_or_nan
         tensors = gradients.pop(stage)
         for total, weights in zip(sums, all_weights, strict=True):
             total.add(weights[stage], tensors)
         if not any(weights[stage] for weights in all_weights):
-            mark += not_finite_mark(tensors)
+            zero_or_nan += zero_if_finite(tensors)
 
     for i in needed[1:]:
         at_new_point = with_error and i == tableau.stages - 1 and tableau.first_same_as_last
@@ -91,10 +91,10 @@ def run_stages(tableau, evaluate, point, gradients, step, preconditioner, with_e
         let_go(j)
     estimate = sums[0].tensors()
     if not with_error:
-        return Stages(estimate, None, None, None, mark)
+        return Stages(estimate, None, None, None, zero_or_nan)
     if new_point is None:
         new_point = moved(point, step, estimate, preconditioner)
-    return Stages(estimate, sums[1].tensors(), new_point, last, mark)
+    return Stages(estimate, sums[1].tensors(), new_point, last, zero_or_nan)
 
 
 def _all_weights(tableau, with_error):

@@ -15,7 +15,7 @@ from keras_cool.optimizers.runge_kutta.local_error import (
     larger,
     smaller,
 )
-from keras_cool.optimizers.runge_kutta.weighted_sum import marked, not_finite_mark
+from keras_cool.optimizers.runge_kutta.weighted_sum import add_to_smallest, zero_if_finite
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0  # as in SciPy's `solve_ivp`
 
@@ -99,7 +99,7 @@ class StepSizeControl:
             "too_large_steps": self.too_large_steps,
         }
 
-    def step(self, evaluate, point, first, preconditioner, stages, keep_last):
+    def step(self, evaluate, point, first, preconditioner, try_step, keep_last):
         """Takes a step whose error is within the tolerance.
 
         Args:
@@ -107,13 +107,13 @@ class StepSizeControl:
             point: List of tensors.
             first: List of tensors, the gradients at the point.
             preconditioner: List of tensors, or `None`.
-            stages: A function: `stages(step_size)` gives `Stages` with the error.
+            try_step: A function: `try_step(size)` returns the `Stages` of a step, with the error.
             keep_last: Boolean, whether the last stage is wanted.
 
         Returns:
             `Step`.
         """
-        sound = ops.isfinite(not_finite_mark(first))  # a smaller step would not fix that
+        sound = ops.isfinite(zero_if_finite(first))  # a smaller step would not fix that
         known = ops.convert_to_tensor(self.next_step_size.value)
         choose = sound & (self.is_to_choose.value > 0)
 
@@ -133,18 +133,18 @@ class StepSizeControl:
 
         def attempt(tries, _, size, *__):
             size = smaller(size, self.max_step)
-            stage = stages(size)
+            tried = try_step(size)
             norm = error_norm(
-                stage.error, size, point, stage.new_point, self.rtol, self.atol, preconditioner
-            ) + ops.cast(stage.mark, self.dtype)
+                tried.error, size, point, tried.new_point, self.rtol, self.atol, preconditioner
+            ) + ops.cast(tried.zero_or_nan, self.dtype)
             accepted = norm < 1
             factor = self._factor(norm, accepted, rejected_before=tries > 0)
             # Neither zero nor infinite, from which no factor leads back.
             next_size = smaller(larger(size * factor, 1e-30), 1e30)
             next_size = ops.where(size > 0, next_size, size)  # zero, as it was set, stands still
-            loss, last = stage.last if keep_last else (norm, [])
+            loss, last = tried.last if keep_last else (norm, [])
             loss = ops.cast(loss, self.dtype)
-            return (tries + 1, size, next_size, accepted, norm, loss, *stage.estimate, *last)
+            return (tries + 1, size, next_size, accepted, norm, loss, *tried.estimate, *last)
 
         n = len(first)
         zero = ops.zeros_like(size)
@@ -156,7 +156,7 @@ class StepSizeControl:
         self._note(accepted, size, next_size, norm)
         self.rejected_tries.assign_add(tries - ops.cast(accepted, "int32"))
         self.too_large_steps.assign_add(ops.cast(sound & ops.logical_not(accepted), "int32"))
-        estimate = marked(lists[:n], ops.where(accepted, 0.0, math.nan))
+        estimate = add_to_smallest(lists[:n], ops.where(accepted, 0.0, math.nan))
         return Step(size, estimate, loss, lists[n:], choices, tries)
 
     def _factor(self, norm, accepted, rejected_before):

@@ -66,8 +66,8 @@ def moved(point, step, tensors, preconditioner=None):
     return total.moved_from(point, step, preconditioner)
 
 
-def not_finite_mark(tensors):
-    """Gives a scalar that is 0 if all entries of the tensors are finite, else not a number."""
+def zero_if_finite(tensors):
+    """Returns a scalar: 0 if all entries of the tensors are finite, else NaN."""
     total = 0.0
     for t in tensors:
         if "16" in keras.backend.standardize_dtype(t.dtype):
@@ -76,10 +76,10 @@ def not_finite_mark(tensors):
     return total
 
 
-def marked(tensors, mark):
-    """Gives the list with a scalar added to the tensor where that costs least."""
-    if isinstance(mark, float) and mark == 0:
+def add_to_smallest(tensors, scalar):
+    """Adds a scalar to the smallest tensor of a list, in place: NaN makes the list not finite."""
+    if isinstance(scalar, float) and scalar == 0:
         return tensors
     smallest = min(range(len(tensors)), key=lambda i: math.prod(tensors[i].shape))
-    tensors[smallest] = tensors[smallest] + ops.cast(mark, tensors[smallest].dtype)
+    tensors[smallest] = tensors[smallest] + ops.cast(scalar, tensors[smallest].dtype)
     return tensors
