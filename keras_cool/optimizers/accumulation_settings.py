@@ -6,7 +6,7 @@ from keras_cool.optimizers.inner_optimizer import as_keras_optimizer
 
 
 def checked_inner(optimizer):
-    """Gives the Keras optimizer that the first argument means, or says why it cannot be one."""
+    """Returns the Keras optimizer that the first argument stands for, or raises a `ValueError`."""
     if hasattr(optimizer, "estimate_gradient"):
         name = type(optimizer).__name__
         raise ValueError(
@@ -24,7 +24,7 @@ def checked_inner(optimizer):
 
 
 def checked_steps(steps):
-    """Gives the number of batches of a window, an integer."""
+    """Returns the number of batches of a window, an integer."""
     if isinstance(steps, bool) or not isinstance(steps, Integral):
         raise TypeError(
             "`steps` is the number of batches that make up an update: a positive integer, or a "

@@ -54,15 +54,15 @@ class MultiGradientOptimizer(OptimizerWrapper):
 
     def __init__(self, optimizer, name=None):
         super().__init__(as_keras_optimizer(optimizer, type(self).__name__), name)
-        self._accepting = 0  # contexts that are open: each replica of TensorFlow has one
+        self._accepting = 0  # open contexts: each replica of TensorFlow has one
         self._skipped_steps = self._counter("skipped_steps")
         self._gradient_evaluations = self._counter("gradient_evaluations")
 
     def estimate_gradient(self, evaluate, point):
-        """Gives the gradient to hand to the inner optimizer.
+        """Returns the gradient to hand to the inner optimizer.
 
         Args:
-            evaluate: A function: `evaluate(point)` gives `(loss, gradients)` of the present batch
+            evaluate: A function: `evaluate(point)` returns `(loss, gradients)` of the present batch
                 at `point`, a list of tensors. `loss` is a scalar tensor, `gradients` a list of
                 dense tensors shaped like the point. No variable changes, all evaluations of a step
                 see the same random seeds, and the first one has to be at the given point: its loss
@@ -74,8 +74,8 @@ class MultiGradientOptimizer(OptimizerWrapper):
             point: List of tensors, the present values of the trainable variables.
 
         Returns:
-            List of tensors shaped like `point`. It must be non-finite where an evaluation that it
-            rests on was.
+            List of tensors shaped like `point`. It must not be finite if an evaluation that it
+            depends on was not.
 
         An `evaluate` inside a loop or a branch of `keras.ops` is counted once in
         `gradient_evaluations`, however often it runs; a method that loops overrides `count`.
@@ -86,7 +86,7 @@ class MultiGradientOptimizer(OptimizerWrapper):
         )
 
     def trial_point(self, point, gradients):
-        """Gives the point one plain gradient step away, at the present learning rate.
+        """Returns the point one plain gradient step away, at the present learning rate.
 
         Args:
             point: List of tensors.
@@ -103,11 +103,11 @@ class MultiGradientOptimizer(OptimizerWrapper):
 
     @property
     def kept_variables(self):
-        """The variables of the method whose assignments hold in a skipped step too; none here."""
+        """The variables of the method that a skipped step assigns to as well. None here."""
         return []
 
     def step_logs(self):
-        """What a step adds to the logs: a dictionary of names and scalar tensors."""
+        """Returns what a step adds to the logs: a dictionary of names and scalar tensors."""
         counters = {
             "gradient_evaluations": self._gradient_evaluations,
             "skipped_steps": self._skipped_steps,
@@ -126,13 +126,13 @@ class MultiGradientOptimizer(OptimizerWrapper):
         self._skipped_steps.assign_add(skipped)
 
     def end_epoch(self):
-        """Looks at what the method did in an epoch, at its end; warns where it is of little use."""
+        """Called at the end of an epoch. A method can warn here if it is of little use."""
 
     def inject(self, model):
-        """Gives an existing model multi-gradient steps with this optimizer.
+        """Adds multi-gradient steps with this optimizer to an existing model.
 
-        A model that is compiled keeps its loss and metrics and takes this optimizer in place of its
-        own; one that is not is compiled with it afterwards, as any model.
+        A compiled model keeps its loss and metrics, and this optimizer replaces its own. A model
+        that is not compiled is compiled with it afterwards, as usual.
 
         Args:
             model: A Keras model.
@@ -144,7 +144,7 @@ class MultiGradientOptimizer(OptimizerWrapper):
 
     @contextlib.contextmanager
     def accepting_estimates(self):
-        """Within it `apply` takes gradients: those that `estimate_gradient` returned."""
+        """A context in which `apply` accepts gradients: those that `estimate_gradient` returned."""
         self._accepting += 1
         try:
             yield

@@ -1,4 +1,4 @@
-"""`RungeKuttaChebyshev`: stabilised methods, whose steps grow with the square of the stages."""
+"""`RungeKuttaChebyshev`: stabilised methods, whose stable step grows with the stages squared."""
 
 import keras
 from keras import ops
@@ -13,23 +13,22 @@ _DAMPING = {1: 0.05, 2: 2 / 13}
 
 @keras.saving.register_keras_serializable(package="keras_cool")
 class RungeKuttaChebyshev(MultiGradientOptimizer):
-    r"""The Runge-Kutta-Chebyshev method: `s` stages for a stable step about `s * s` times as long.
+    r"""The Runge-Kutta-Chebyshev method (RKC): `s` stages, steps up to about `s * s` times as long.
 
-    A step of gradient descent is stable while the step size \(h\) times the largest curvature of
-    the loss (the largest eigenvalue of its Hessian) is at most 2. The \(s\) stages here, \(s\)
-    gradients, are chosen for a wide range instead of a high order: the product may reach
-    `stability_limit`, near \(2 s^2\) at order 1 and \(0.65\, (s^2 - 1)\) at order 2. With the
+    Gradient descent is stable while the step size \(h\) times the largest curvature of the loss
+    (the largest eigenvalue of its Hessian) is at most 2. Here the \(s\) stages, \(s\) gradients a
+    step, are chosen for stability instead of a high order: the product may reach
+    `stability_limit`, about \(2 s^2\) at order 1 and \(0.65\, (s^2 - 1)\) at order 2. With the
     displacements \(d_j\) along the gradient flow \(\dot p = -g(p)\),
 
     \[ d_0 = 0, \qquad d_1 = \tilde\mu_1 g_0, \qquad
        d_j = \mu_j d_{j-1} + \nu_j d_{j-2} + \tilde\mu_j g_{j-1} + \tilde\gamma_j g_0, \qquad
        g_j = g(p - h\, d_j), \qquad p \leftarrow p - h\, d_s. \]
 
-    It pays where the loss is stiff: some directions much more curved than those that matter. Over
-    a preconditioned optimizer such as Adam the points lie along its own direction.
+    It pays off if the loss is stiff: some directions are much more curved than those that matter.
+    Over a preconditioned optimizer such as Adam the trial points lie along its own direction.
 
-    At most four copies of the parameters are held besides them, five at order 2, whatever the
-    number of stages.
+    A step holds at most four copies of the parameters, five at order 2, for any number of stages.
 
     Example:
 
@@ -49,8 +48,8 @@ class RungeKuttaChebyshev(MultiGradientOptimizer):
             `keras.optimizers.schedules.LearningRateSchedule` (the same, on a schedule), the name of
             a Keras optimizer, or a Keras optimizer that follows a gradient flow.
         stages: Integer, the number of stages, at least 1, and 2 at order 2. Defaults to 5.
-        damping: Float, how much the oscillations at the far end are damped, or `None`. A larger one
-            shortens the range. Defaults to `None`: 0.05 at order 1, 2/13 at order 2.
+        damping: Float, how much to damp the oscillations near the limit. A larger one lowers the
+            limit. Defaults to `None`: 0.05 at order 1, 2/13 at order 2.
         order: 1 or 2, the order of the method. Defaults to 1.
         name: String or `None`. The name of the optimizer. Defaults to `"runge_kutta_chebyshev"`.
 
@@ -58,7 +57,7 @@ class RungeKuttaChebyshev(MultiGradientOptimizer):
         ValueError: If the learning rate is negative or not finite, the name names no optimizer, the
             optimizer follows no gradient flow, or `stages`, `damping` or `order` is out of its
             range.
-        TypeError: If `optimizer` is none of the four.
+        TypeError: If `optimizer` is of another kind.
 
     Reference:
         van der Houwen and Sommeijer, 1980, "On the internal stability of explicit, m-stage
@@ -95,7 +94,7 @@ class RungeKuttaChebyshev(MultiGradientOptimizer):
         _, _, mu_tilde, _ = next(coefficients)
         before, present = [], [mu_tilde * g for g in first]
         if self.order == 1:
-            del first  # a copy of the parameters less
+            del first  # saves a copy of the parameters
         for mu, nu, mu_tilde, gamma_tilde in coefficients:
             total = WeightedSum()
             total.add(mu_tilde, evaluate(moved(point, rate, present, diagonal))[1])

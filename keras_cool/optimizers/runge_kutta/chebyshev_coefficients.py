@@ -19,7 +19,7 @@ class ChebyshevCoefficients(NamedTuple):
 
 
 def first_order(stages, damping):
-    """The method of first order, of van der Houwen and Sommeijer, 1980."""
+    """Returns the coefficients of order 1: van der Houwen and Sommeijer, 1980."""
     w0 = 1 + damping / stages**2
     t, dt, _ = chebyshev_polynomials(stages, w0)
     w1 = t[stages] / dt[stages]
@@ -34,7 +34,7 @@ def first_order(stages, damping):
 
 
 def second_order(stages, damping):
-    """The method of second order, as in Sommeijer, Shampine and Verwer, 1998, section 2."""
+    """Returns the coefficients of order 2: Sommeijer, Shampine and Verwer, 1998, section 2."""
     w0 = 1 + damping / stages**2
     t, dt, ddt = chebyshev_polynomials(stages, w0)
     w1 = dt[stages] / ddt[stages]
@@ -52,7 +52,7 @@ def second_order(stages, damping):
 
 
 def chebyshev_polynomials(degree, x):
-    """Gives the Chebyshev polynomials of degree 0 to `degree` at `x`, with two derivatives."""
+    """Returns the Chebyshev polynomials of degree 0 to `degree` at `x`, and two derivatives."""
     t, dt, ddt = [1.0, x], [0.0, 1.0], [0.0, 0.0]
     for _ in range(2, degree + 1):
         ddt.append(4 * dt[-1] + 2 * x * ddt[-1] - ddt[-2])

@@ -1,4 +1,4 @@
-"""The settings of step size control: what they mean together, and what is wrong with them."""
+"""The settings of step size control: their defaults, their checks and how they combine."""
 
 import math
 import warnings
@@ -25,7 +25,7 @@ DEFAULTS = {
 
 
 def is_adaptive(adaptive, tableau, method):
-    """Whether to control the step size: what was asked for, or whether the tableau can."""
+    """Returns whether to control the step size. For `None` the tableau decides."""
     if not isinstance(tableau, Tableau):
         raise TypeError(
             f"{method} takes a `Tableau` as its second argument. Got {tableau!r}. For example: "
@@ -47,17 +47,17 @@ def is_adaptive(adaptive, tableau, method):
 
 
 def check_one_rate(optimizer, method):
-    """Raises a `ValueError` for an optimizer that holds several, each with a rate of its own."""
+    """Raises a `ValueError` for a `MultiOptimizer`, which has several learning rates."""
     if holds_several(optimizer):
         raise ValueError(
             f"{method} was given a MultiOptimizer, which has a learning rate for each of its "
-            "optimizers: there is no one step size to put the stages by. Give one optimizer for "
+            "optimizers: there is no one step size for the stages. Give one optimizer for "
             f"all variables, for example {method}('adam')."
         )
 
 
 def check_unused(settings, tableau, method):
-    """Raises a `ValueError` for settings of a control that does not take place."""
+    """Raises a `ValueError` for settings of step size control where there is none."""
     unused = [name for name, default in DEFAULTS.items() if settings[name] != default]
     if unused:
         why = (
@@ -67,7 +67,7 @@ def check_unused(settings, tableau, method):
         )
         raise ValueError(
             f"{method} does not control its step size, {why}, and would not use {unused}. Leave "
-            "them out, or take a method with an embedded error, such as RK23 or RK45."
+            "them out, or use a method with an embedded error, such as RK23 or RK45."
         )
 
 
@@ -81,21 +81,21 @@ def check_controllable(optimizer, method):
         )
     if learning_rate_variable(optimizer) is None:
         raise ValueError(
-            f"{method} was given a learning-rate schedule, and controls the step size itself. Give "
+            f"{method} was given a learning-rate schedule, but controls the step size itself. Give "
             f"`adaptive=False` to follow the schedule, or a first step size: {method}(0.1)."
         )
     if optimizer.gradient_accumulation_steps:
         raise ValueError(
             f"{method} was given {type(optimizer).__name__} with gradient_accumulation_steps="
-            f"{optimizer.gradient_accumulation_steps}: the size of a step that is taken later "
-            "cannot be controlled now. Leave the accumulation out, or give `adaptive=False`."
+            f"{optimizer.gradient_accumulation_steps}: it cannot control the size of a step "
+            "that is taken later. Leave the accumulation out, or give `adaptive=False`."
         )
 
 
 def steps_exactly(optimizer):
-    """Whether the step of an optimizer ends where the method's does: it changes nothing about it.
+    """Whether an optimizer takes the step of the method exactly, and ends at the same point.
 
-    What is set later, and what happens between two steps, shows in the weights.
+    Settings that change later, and changes between two steps, show in the weights.
     """
     changes = ("momentum", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm")
     is_descent = isinstance(optimizer, keras.optimizers.SGD)
@@ -103,12 +103,12 @@ def steps_exactly(optimizer):
 
 
 def check_full_batch(full_batch, optimizer, tableau, method):
-    """Raises a `ValueError` where there is no last stage to keep, warns where it is of no use."""
+    """Raises a `ValueError` if there is no last stage to keep. Warns if it would not be used."""
     if full_batch and tableau.first_same_as_last and not steps_exactly(optimizer):
         warnings.warn(
             f"{method} was given full_batch=True, which has no effect here: over "
             f"{type(optimizer).__name__} with momentum, a preconditioner, weight decay or clipping "
-            "a step ends at another point than the last stage. Leave `full_batch` out, or give a "
+            "a step does not end at the point of the last stage. Leave `full_batch` out, or give a "
             f"learning rate: {method}(0.1, full_batch=True).",
             stacklevel=4,
         )
@@ -120,7 +120,7 @@ def check_full_batch(full_batch, optimizer, tableau, method):
 
 
 def first_step_given(optimizer, first_step, method):
-    """The first step size, a float or "auto", from the first argument and `first_step`."""
+    """Returns the first step size, a float or "auto", from the first argument and `first_step`."""
     rate = None
     if isinstance(optimizer, Real):
         rate = float(as_written(optimizer))
@@ -138,12 +138,12 @@ def first_step_given(optimizer, first_step, method):
 
 
 def as_written(number):
-    """A number of NumPy's as Python's of the same digits: 0.05 in float32 is more than 0.05."""
+    """Converts a NumPy number to a float of the same digits: float32's 0.05 gives 0.05."""
     return float(str(number)) if isinstance(number, np.floating) else number
 
 
 def checked_size_to_set(size, method):
-    """Gives a step size that was set, or raises an error for what is none."""
+    """Returns a step size that was set, or raises an error if it is not a positive number."""
     if ops.is_tensor(size):
         return size  # within a compiled step
     if isinstance(size, keras.Variable):
@@ -162,7 +162,7 @@ def checked_size_to_set(size, method):
 
 
 def checked_rtol(rtol, dtype):
-    """Gives the relative tolerance, raised to what the dtype of the computation can resolve."""
+    """Returns the relative tolerance, raised to what the dtype of the computation can resolve."""
     smallest = 100 * float(np.finfo(dtype).eps)
     if rtol >= smallest:
         return rtol
@@ -176,7 +176,7 @@ def checked_rtol(rtol, dtype):
 
 
 def check_settings(rtol, atol, first_step, max_step, controller, max_rejections):
-    """Raises a `ValueError` for settings that have no meaning."""
+    """Raises a `ValueError` for a setting out of its range."""
     for name, value in (("rtol", rtol), ("atol", atol)):
         if not _is_positive(value) or math.isinf(value):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""`RungeKutta`: the engine that runs any explicit tableau, at fixed and at controlled steps."""
+"""`RungeKutta`: runs any explicit tableau, with fixed or controlled step sizes."""
 
 import math
 import warnings
@@ -24,32 +24,36 @@ from keras_cool.optimizers.runge_kutta.stages import run_stages, stages_needed
 from keras_cool.optimizers.runge_kutta.step_size_control import StepSizeControl
 from keras_cool.optimizers.runge_kutta.weighted_sum import add_to_smallest, moved
 
-FAR_BELOW = 0.01  # where step sizes are this part of the rate that was given, a warning says so
+FAR_BELOW = 0.01  # a warning is given if steps are shorter than this part of the given rate
 
 
 @keras.saving.register_keras_serializable(package="keras_cool")
 class RungeKutta(MultiGradientOptimizer):
     r"""Any explicit Runge-Kutta method of the gradient flow, given by its tableau.
 
-    For the flow \(\dot p = -P g(p)\) of the inner optimizer, the gradient \(g\) of the present
-    batch and the step size \(h\),
+    The inner optimizer follows a flow \(\dot p = -P g(p)\), with the gradient \(g\) of the present
+    batch and its preconditioner \(P\), which is 1 for plain gradient descent. With the step size
+    \(h\) the stages are
 
     \[ g_i = g\Big(p - h P \sum_{j < i} a_{ij} g_j\Big), \qquad i = 1, \dots, s, \]
 
-    and the inner optimizer takes its step with the estimate \(\sum_i b_i g_i\). Plain gradient
-    descent (\(P = 1\)) makes it the method exactly.
+    and the inner optimizer applies the estimate \(\sum_i b_i g_i\). Over plain gradient descent
+    this is the method exactly. Over Adam and the like the trial points lie along the optimizer's
+    own direction.
 
-    With an embedded error the step size is controlled as by SciPy's `solve_ivp`: a step whose
-    error is above the tolerance is tried again with a smaller size, within the same training step.
-    An accepted step, its size `step_size`, the `flow_time` reached and the number of
-    `rejected_tries` so far are in the logs; `learning_rate` reads and writes the size that the next
-    step tries first. If the last try is too large too, the weights stay as they are, the smaller
-    size is kept for the next step, and `too_large_steps` (and `skipped_steps`) counts it. Where the
-    gradient at the present point is not finite, nothing is tried: the step is skipped, and the size
-    stays.
+    If the tableau has an embedded error, the step size is controlled as in SciPy's `solve_ivp`. A
+    step whose error is above the tolerance is tried again with a smaller size, within the same
+    training step. The logs have the size of the accepted step (`step_size`), the time reached
+    (`flow_time`) and the number of rejected tries so far (`rejected_tries`). `learning_rate` reads
+    and writes the size that the next step tries first.
 
-    A step holds the gradients that a later stage still needs, the sums of those that none needs,
-    and one trial point, each a copy of the parameters.
+    If the last try is rejected too, the weights stay as they are, the next step begins with the
+    smaller size, and `too_large_steps` and `skipped_steps` count it. If the gradient at the present
+    point is not finite, the step is skipped without a try, and the size stays. On mini-batches the
+    error is that of the flow of the present batch. It does not include the noise between batches.
+
+    A step holds the gradients that a later stage still needs, the weighted sums of the others, and
+    one trial point. Each is a copy of the parameters.
 
     Example:
 
@@ -68,37 +72,38 @@ class RungeKutta(MultiGradientOptimizer):
         optimizer: The inner optimizer: a float (plain gradient descent; the step size, or the first
             one under control), a `keras.optimizers.schedules.LearningRateSchedule` (with
             `adaptive=False`), the name of a Keras optimizer, or a Keras optimizer. Defaults to
-            `None`: plain gradient descent whose steps are all chosen by the control.
+            `None`: plain gradient descent whose first step size is chosen too.
         tableau: A `Tableau`.
-        adaptive: Boolean, whether to control the step size, or `None`. If `False` the learning
-            rate or its schedule is the step size. Defaults to `None`: where the tableau has an
-            embedded error.
+        adaptive: Boolean, whether to control the step size. If `False` the learning rate or its
+            schedule is the step size. Defaults to `None`: `True` if the tableau has an embedded
+            error.
         rtol: Float, the relative tolerance: the error of a weight in a step is kept below
             `atol + rtol * abs(weight)`, in the root mean square over all weights. Defaults to
             `1e-3`.
         atol: Float, the absolute tolerance, in units of the weights. Defaults to `1e-6`.
-        first_step: Float, the first step size; `"auto"`, chosen as by `solve_ivp`, at the cost of
-            one evaluation; or `None`: the learning rate that the first argument gives, a float or
-            that of a Keras optimizer, and `"auto"` where it gives none. Defaults to `None`.
+        first_step: Float, the first step size, or `"auto"`: chosen as in `solve_ivp`, at the cost
+            of one evaluation. Defaults to `None`: the learning rate of the first argument, or
+            `"auto"` if it has none (`None` or a name).
         max_step: Float, the largest step size, or `None`: any. Defaults to infinity.
         controller: `"I"`, SciPy's: the next size is `0.9 * error ** (-1 / k)` times the present
             one, where `k` is the order of the error estimate plus 1, and the factor is kept between
             0.2 and 10; or `"PI"`, `0.9 * error ** (-0.7 / k) * previous_error ** (0.4 / k)`, which
             varies less. Defaults to `"I"`.
-        max_rejections: Integer, how often a step is tried again. Defaults to 10.
-        full_batch: Boolean, whether every step sees the same batch: then the last stage serves as
-            the first one of the next step, if it is at the new point, and a step takes one
-            gradient evaluation less and one of the loss. It is used where weights and batch are
-            found as they were there, and costs three copies more. Over momentum, Adam and the like,
-            whose steps end at another point, it is ignored, with a warning. Defaults to `False`.
+        max_rejections: Integer, how often a rejected step is tried again. Defaults to 10.
+        full_batch: Boolean, whether every step sees the same batch. Then the last stage is kept
+            and used as the first stage of the next step (FSAL, first same as last), if weights and
+            batch have not changed: a step evaluates the loss instead of one gradient, and holds
+            three copies more. The tableau must have its last stage at the new point. Over momentum,
+            Adam and the like, whose steps end at another point, it is ignored with a warning.
+            Defaults to `False`.
         name: String or `None`. The name of the optimizer. Defaults to the class's name in snake
             case.
 
     Raises:
         ValueError: If the learning rate is negative or not finite, or the name names no optimizer;
-            if control is asked for without an embedded error, on a schedule, or over an optimizer
-            whose step is none of a gradient flow; if a setting of the control is out of its range;
-            or if a float and another `first_step` are both given.
+            if control is asked for without an embedded error, with a schedule, or over an
+            optimizer that does not follow a gradient flow; if a setting of the control is out of
+            its range; or if a float and another `first_step` are both given.
         TypeError: If `optimizer` or `tableau` is of another kind.
 
     Reference:
@@ -150,7 +155,7 @@ class RungeKutta(MultiGradientOptimizer):
         else:
             check_unused(settings, tableau, method)
         self._settings = settings
-        self._end_of_epoch = (0.0, 0)  # flow time and updates at the last one
+        self._end_of_epoch = (0.0, 0)  # flow time and updates at the end of the last epoch
         self._is_slow = False
 
     def build(self, variables):
@@ -192,21 +197,21 @@ class RungeKutta(MultiGradientOptimizer):
 
     @property
     def evaluations(self):
-        """The gradient evaluations of a step, if no try is rejected."""
+        """The number of gradient evaluations of a step, if no try is rejected."""
         return len(stages_needed(self.tableau, with_error=self._control is not None))
 
     @property
     def controls_step_size(self):
-        """Whether the embedded error chooses the step sizes, and not the learning rate."""
+        """Whether the embedded error chooses the step sizes, instead of the learning rate."""
         return self._control is not None
 
     def count(self, gradient_evaluations, finite):
-        if self._control is not None:  # its loop runs as often as it needs to
+        if self._control is not None:  # its loop runs a varying number of times
             gradient_evaluations = self._control.evaluations.value
         super().count(gradient_evaluations, finite)
 
     def end_epoch(self):
-        """Warns, once, where the steps of an epoch were far below the rate that was given."""
+        """Warns, once, if the steps of an epoch were far shorter than the given rate."""
         first = self._settings["first_step"]
         if self._control is None or first == "auto" or self._is_slow:
             return
@@ -231,13 +236,15 @@ class RungeKutta(MultiGradientOptimizer):
 
     @property
     def embedded_error(self):
-        """The error of the last accepted step, where 1 is the tolerance: a scalar tensor, or `None`
-        without step size control."""
+        """The error of the last accepted step in units of the tolerance, a scalar tensor.
+
+        `None` without step size control.
+        """
         return None if self._control is None else self._control.previous_error.value
 
     @property
     def kept_variables(self):
-        """What a skipped step assigns to all the same: the state of the step size control."""
+        """The variables that a skipped step assigns to as well: those of the step size control."""
         return [] if self._control is None else self._control.variables
 
     @property

@@ -1,4 +1,4 @@
-"""`LastStage`: the gradient of the last stage, which is the first one of the next step."""
+"""`FSALCache`: keeps the last stage of a step, which is the first of the next (FSAL)."""
 
 import numpy as np
 from keras import ops
@@ -9,11 +9,13 @@ ROUNDING = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "floa
 class FSALCache:
     """Keeps the gradient at the point after a step, for the step that begins there.
 
-    It is used only at the point that it was taken at, to within the rounding of the step, for the
-    batch that it was taken of, whatever the order of the samples, and where all else that the loss
-    reads (frozen weights, scheduled numbers) is the same; never where the loss is random or a layer
-    changes what it reads. As a further check the loss has to be what it was there, to within
-    rounding.
+    FSAL stands for "first same as last". The gradient is used again only if all of this holds:
+
+    - The point is the same, to within the rounding of the step.
+    - The batch is the same, in any order of the samples, and so is everything else that the loss
+      reads (frozen weights, scheduled numbers).
+    - The loss is not random, and no layer changes what it reads.
+    - The loss is the same as it was there, to within rounding.
 
     Args:
         optimizer: The Keras optimizer that gets the variables.
@@ -36,9 +38,9 @@ class FSALCache:
         self._known = variable((), "int32", "last_stage_is_known")
 
     def first_gradient(self, evaluate, point):
-        """Gives the gradients at the point, and the number of evaluations it took: 0 or 1.
+        """Returns the gradients at the point, and the number of evaluations it took: 0 or 1.
 
-        The loss is computed in any case, for the logs.
+        The loss is always computed, for the logs.
         """
         loss = ops.cast(evaluate.forward(point), self._dtype)
         if not evaluate.is_repeatable:
@@ -70,7 +72,7 @@ class FSALCache:
         return same
 
     def keep(self, evaluate, point, loss, gradients):
-        """Keeps the last stage of an accepted step; in a skipped one nothing of it is assigned.
+        """Keeps the last stage of an accepted step. In a skipped step these assignments are undone.
 
         Args:
             evaluate: As for `estimate_gradient`, called already.

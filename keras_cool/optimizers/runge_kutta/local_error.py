@@ -1,4 +1,4 @@
-"""The size of a step's error, and the first step size, as SciPy's `solve_ivp` measures them."""
+"""The error of a step and the first step size, computed as in SciPy's `solve_ivp`."""
 
 import math
 
@@ -8,7 +8,7 @@ from keras_cool import backend
 
 
 def error_norm(error, step, point, new_point, rtol, atol, preconditioner=None):
-    r"""Gives the root mean square of the error in units of the tolerance, over all weights.
+    r"""Returns the root mean square of the error in units of the tolerance, over all weights.
 
     \[ \Big( \frac{1}{n} \sum_k \Big( \frac{h\, e_k}{\mathrm{atol} + \mathrm{rtol} \max(|p_k|,
        |p^{\mathrm{new}}_k|)} \Big)^2 \Big)^{1/2} \]
@@ -20,10 +20,10 @@ def error_norm(error, step, point, new_point, rtol, atol, preconditioner=None):
         new_point: List of tensors, the point after the step.
         rtol: Float, the relative tolerance.
         atol: Float, the absolute tolerance.
-        preconditioner: List of tensors, a diagonal that the error is multiplied with, or `None`.
+        preconditioner: List of tensors, a diagonal to multiply the error with, or `None`.
 
     Returns:
-        Scalar tensor of the dtype of `step`; not finite where the new point is not.
+        Scalar tensor of the dtype of `step`. It is not finite if the new point is not.
     """
     if preconditioner is not None:
         error = [d * e for d, e in zip(preconditioner, error, strict=True)]
@@ -38,14 +38,14 @@ def first_step_size(evaluate, point, first, order, rtol, atol, dtype, preconditi
     """Chooses the first step size by a trial step of Euler's method.
 
     Args:
-        evaluate: The function that gives `(loss, gradients)` at a point; it is called once.
+        evaluate: A function: `evaluate(point)` returns `(loss, gradients)`. It is called once.
         point: List of tensors.
         first: List of tensors, the gradients at the point.
         order: Integer, the order of the error estimate.
         rtol: Float, the relative tolerance.
         atol: Float, the absolute tolerance.
         dtype: String, the dtype of step sizes.
-        preconditioner: List of tensors, a diagonal that gradients are multiplied with, or `None`.
+        preconditioner: List of tensors, a diagonal to multiply gradients with, or `None`.
 
     Returns:
         Scalar tensor of that dtype.
@@ -69,7 +69,7 @@ def first_step_size(evaluate, point, first, order, rtol, atol, dtype, preconditi
     steepest = larger(d1, d2)
     flat = larger(1e-3 * h0, 1e-6)
     h1 = ops.where(steepest <= 1e-15, flat, (0.01 / steepest) ** (1 / (order + 1)))
-    h1 = ops.where(ops.isfinite(h1), h1, h0)  # a trial step into where the loss is not finite
+    h1 = ops.where(ops.isfinite(h1), h1, h0)  # the loss is not finite at the trial point
     return smaller(100 * h0, h1)
 
 
@@ -88,14 +88,14 @@ def _count(tensors):
     return sum(math.prod(t.shape) for t in tensors)
 
 
-# Keras' own maximum and minimum give float32 on PyTorch, whatever their arguments.
+# `ops.maximum` and `ops.minimum` return float32 on PyTorch for any arguments.
 
 
 def larger(a, b):
-    """The larger one of two tensors, entry by entry."""
+    """Returns the larger of two tensors, entry by entry."""
     return ops.where(a > b, a, b)
 
 
 def smaller(a, b):
-    """The smaller one of two tensors, entry by entry."""
+    """Returns the smaller of two tensors, entry by entry."""
     return ops.where(a < b, a, b)

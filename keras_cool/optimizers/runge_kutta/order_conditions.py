@@ -11,7 +11,7 @@ HIGHEST_ORDER = 5  # with 1, 1, 2, 4 and 9 trees, 17 conditions in all
 
 @cache
 def rooted_trees(order):
-    r"""Gives the rooted trees with `order` nodes, each as the sorted tuple of its root's subtrees.
+    r"""Returns the rooted trees with `order` nodes, each a sorted tuple of its root's subtrees.
 
     Args:
         order: Integer, at least 1.
@@ -31,7 +31,7 @@ def _forests(nodes):
 
 
 def violated_condition(a, b, order, tolerance=1e-10):
-    r"""Gives the first order condition that the coefficients do not satisfy.
+    r"""Returns the first order condition that the coefficients do not satisfy.
 
     The condition of the tree \(\tau\) is \(\sum_i b_i \Phi_i(\tau) = 1 / \gamma(\tau)\). With the
     subtrees \(\tau_1, \dots, \tau_m\) of its root, \(\Phi_i(\tau) = \prod_k \sum_j a_{ij}
@@ -40,8 +40,8 @@ def violated_condition(a, b, order, tolerance=1e-10):
     Args:
         a: NumPy array of shape `(stages, stages)`.
         b: NumPy array of shape `(stages,)`.
-        order: Integer. Conditions up to this order are tried, and up to `HIGHEST_ORDER` at most.
-        tolerance: Float, how far the two sides may be apart.
+        order: Integer, the highest order to check. Orders above `HIGHEST_ORDER` are not checked.
+        tolerance: Float, how far apart the two sides may be.
 
     Returns:
         `None` if all hold, else `(order, left, right)`: the order of the tree and the two sides.

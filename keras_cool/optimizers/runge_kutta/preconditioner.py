@@ -1,4 +1,4 @@
-"""The flow that a Keras optimizer follows: its diagonal preconditioner, held fixed in a step."""
+"""The diagonal preconditioner of the flow that a Keras optimizer follows, fixed during a step."""
 
 import math
 
@@ -8,18 +8,19 @@ from keras import ops
 from keras_cool import keras_private
 from keras_cool.optimizers.runge_kutta.local_error import larger
 
-# Measured on ReLU nets with dead units: a step of RK45 over Adam, RMSprop or Adagrad gets further
-# than the optimizer's own at every bound from 1 to 100, and at none in ten thousand steps without.
+# Measured on ReLU nets with dead units: with any bound from 1 to 100, a step of RK45 over Adam,
+# RMSprop or Adagrad gets further than the optimizer's own. Without a bound it never does, in ten
+# thousand steps.
 BELOW_THE_MEAN = 10.0
 OTHERS = 0.01
 
 
 def preconditioner(optimizer, variables, gradients):
-    r"""Gives the diagonal \(P\) of the flow \(\dot p = -P g(p)\) that an optimizer follows.
+    r"""Returns the diagonal \(P\) of the flow \(\dot p = -P g(p)\) that an optimizer follows.
 
-    The squared gradients behind it are updated with the gradient of the first stage, and corrected
-    for their start, as the optimizer itself would: at the first step \(P g\) has the length that
-    the first step of the optimizer has.
+    The running squares of the gradients are updated with the gradient of the first stage and
+    corrected for their start, as in the optimizer itself: at the first step \(P g\) is as long as
+    the first step of the optimizer.
 
     Args:
         optimizer: A Keras optimizer, built on the variables.
@@ -36,14 +37,14 @@ def preconditioner(optimizer, variables, gradients):
 
 
 def follows_a_flow(optimizer):
-    """Whether a step of the optimizer is one of gradient descent, preconditioned or not."""
+    """Whether a step of the optimizer is gradient descent, preconditioned or not."""
     return isinstance(optimizer, keras.optimizers.SGD) or _rule(optimizer) is not None
 
 
 def _bounded(diagonal):
-    """Bounds the entries by what their reciprocals, the sizes of gradients, are in the variable.
+    """Bounds the entries by the mean of their reciprocals, the sizes of the gradients.
 
-    In a variable that no gradient reaches they are compared with those of the others.
+    The mean is over the variable. If no gradient reaches it, the mean over all variables counts.
     """
     sizes = [1 / d for d in diagonal]
     wide = [
@@ -125,6 +126,6 @@ def _mean(mean, value, decay):
 
 
 def _started(optimizer, gradient):
-    """How much of a running mean that began at zero there is after the present step."""
+    """Returns the bias correction of a running mean that began at zero, after this step."""
     step = ops.cast(optimizer.iterations + 1, gradient.dtype)
     return 1 - ops.power(ops.cast(optimizer.beta_2, gradient.dtype), step)

@@ -6,10 +6,10 @@ from keras_cool.optimizers.runge_kutta.weighted_sum import WeightedSum, moved, z
 
 
 class Stages(NamedTuple):
-    """What the stages of a step give.
+    """The results of the stages of a step.
 
-    Error, new point and last stage are `None` if the error is not asked for; the last stage also
-    where it is not at the new point.
+    Without the error estimate, `error`, `new_point` and `last` are `None`. `last` is `None` too if
+    the last stage is not at the new point.
     """
 
     estimate: list  # the sum with the weights, a list of tensors
@@ -20,7 +20,7 @@ class Stages(NamedTuple):
 
 
 def stages_needed(tableau, with_error):
-    """Gives the indices of the stages that the weights rest on, in order; the first is always in.
+    """Returns the indices of the stages that the weights depend on, in order, always with 0.
 
     Args:
         tableau: A `Tableau`.
@@ -38,14 +38,14 @@ def stages_needed(tableau, with_error):
 def run_stages(tableau, evaluate, point, gradients, step, preconditioner, with_error):
     r"""Computes the stages of one step and their sums.
 
-    A stage's gradient is let go as soon as no later trial point needs it.
+    A stage's gradient is released as soon as no later trial point needs it.
 
     Args:
         tableau: A `Tableau`.
-        evaluate: A function: `evaluate(point)` gives `(loss, gradients)`.
+        evaluate: A function: `evaluate(point)` returns `(loss, gradients)`.
         point: List of tensors.
-        gradients: Dictionary that holds the gradients at the point, the first stage, under 0. It
-            is emptied on the way, so that nobody holds them longer than needed.
+        gradients: Dictionary with the gradients at the point, the first stage, under the key 0. It
+            is emptied, so that they are not held longer than needed.
         step: Scalar tensor, the step size.
         preconditioner: List of tensors shaped like the point, the diagonal, or `None`.
         with_error: Boolean, whether to compute the error estimate and the new point.
@@ -59,7 +59,7 @@ def run_stages(tableau, evaluate, point, gradients, step, preconditioner, with_e
     sums = [WeightedSum() for _ in all_weights]
     zero_or_nan, new_point, last = 0.0, None, None
 
-    def let_go(stage):
+    def release(stage):
         nonlocal zero_or_nan
         tensors = gradients.pop(stage)
         for total, weights in zip(sums, all_weights, strict=True):
@@ -70,9 +70,9 @@ def run_stages(tableau, evaluate, point, gradients, step, preconditioner, with_e
     for i in needed[1:]:
         at_new_point = with_error and i == tableau.stages - 1 and tableau.first_same_as_last
         if at_new_point:
-            # Its trial point is the point after the step: one sum serves both.
+            # Its trial point is the point after the step, so one sum is enough for both.
             for j in sorted(gradients):
-                let_go(j)
+                release(j)
             trial = new_point = moved(point, step, sums[0].tensors(), preconditioner)
         else:
             trial = WeightedSum()
@@ -82,13 +82,13 @@ def run_stages(tableau, evaluate, point, gradients, step, preconditioner, with_e
             trial = trial.moved_from(point, step, preconditioner)
             for j in sorted(gradients):
                 if last_use[j] <= i:
-                    let_go(j)
+                    release(j)
         loss, gradients[i] = evaluate(trial)
         del trial
         if at_new_point:
             last = loss, gradients[i]
     for j in sorted(gradients):
-        let_go(j)
+        release(j)
     estimate = sums[0].tensors()
     if not with_error:
         return Stages(estimate, None, None, None, zero_or_nan)

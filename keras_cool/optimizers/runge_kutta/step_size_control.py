@@ -21,18 +21,18 @@ SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0  # as in SciPy's `solve
 
 
 class Step(NamedTuple):
-    """A step that was tried until it was accepted, or until the last try."""
+    """A step after its tries: the accepted one, or the last."""
 
     size: Any  # scalar tensor, the step size
-    estimate: list  # the gradient estimate; not a number if no try was accepted
+    estimate: list  # the gradient estimate; NaN if no try was accepted
     last_loss: Any  # the loss of the last stage, at the new point
-    last_gradients: list  # its gradients, or nothing where they are not wanted
+    last_gradients: list  # its gradients, or an empty list if `keep_last` is false
     choices: Any  # scalar integer tensor: the evaluations to choose a first step size, 0 or 1
     tries: Any  # scalar integer tensor: how often the stages were computed
 
 
 class StepSizeControl:
-    """Chooses step sizes by the embedded error, and keeps what it knows in variables.
+    """Chooses step sizes by the embedded error. Its state is in Keras variables.
 
     Args:
         optimizer: The Keras optimizer that gets the variables.
@@ -77,7 +77,7 @@ class StepSizeControl:
 
     @property
     def variables(self):
-        """All of them; what a skipped step assigns to them holds."""
+        """All variables of the control. What a skipped step assigns to them is kept."""
         return [
             self.next_step_size,
             self.is_to_choose,
@@ -91,7 +91,7 @@ class StepSizeControl:
         ]
 
     def logs(self):
-        """What the logs say: names and variables."""
+        """Returns the entries of the logs: names and variables."""
         return {
             "step_size": self.step_size,
             "flow_time": self.flow_time,
@@ -100,7 +100,7 @@ class StepSizeControl:
         }
 
     def step(self, evaluate, point, first, preconditioner, try_step, keep_last):
-        """Takes a step whose error is within the tolerance.
+        """Tries a step with smaller and smaller sizes until its error is within the tolerance.
 
         Args:
             evaluate: As for `estimate_gradient`, called at the point already.
@@ -108,7 +108,7 @@ class StepSizeControl:
             first: List of tensors, the gradients at the point.
             preconditioner: List of tensors, or `None`.
             try_step: A function: `try_step(size)` returns the `Stages` of a step, with the error.
-            keep_last: Boolean, whether the last stage is wanted.
+            keep_last: Boolean, whether to return the last stage.
 
         Returns:
             `Step`.
@@ -139,9 +139,11 @@ class StepSizeControl:
             ) + ops.cast(tried.zero_or_nan, self.dtype)
             accepted = norm < 1
             factor = self._factor(norm, accepted, rejected_before=tries > 0)
-            # Neither zero nor infinite, from which no factor leads back.
+            # Not zero and not infinite: no factor would lead back from there.
             next_size = smaller(larger(size * factor, 1e-30), 1e30)
-            next_size = ops.where(size > 0, next_size, size)  # zero, as it was set, stands still
+            next_size = ops.where(
+                size > 0, next_size, size
+            )  # a size of zero, if it was set, stays zero
             loss, last = tried.last if keep_last else (norm, [])
             loss = ops.cast(loss, self.dtype)
             return (tries + 1, size, next_size, accepted, norm, loss, *tried.estimate, *last)
@@ -162,7 +164,7 @@ class StepSizeControl:
     def _factor(self, norm, accepted, rejected_before):
         k = self.order + 1
         finite = ops.isfinite(norm)
-        norm = larger(norm, 1e-30)  # an error of zero lets the step grow as far as it may
+        norm = larger(norm, 1e-30)  # an error of zero gives the largest factor
         factor = SAFETY * norm ** (-1 / k)
         if self.controller == "PI":
             previous = larger(self.previous_error.value, 1e-30)
@@ -177,7 +179,7 @@ class StepSizeControl:
         self.next_step_size.assign(next_size)
         self.step_size.assign(taken)
         self.previous_error.assign(ops.where(accepted, norm, self.previous_error.value))
-        # Kahan's sum: many short steps after a long time are not lost.
+        # Kahan summation, so that short steps after a long time are not lost.
         taken = taken + self.time_left_over.value
         time = self.flow_time.value + taken
         self.time_left_over.assign(taken - (time - self.flow_time.value))

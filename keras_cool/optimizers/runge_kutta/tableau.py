@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_cool.optimizers.runge_kutta.order_conditions import violated_condition
 
-_TOLERANCE = 1e-10  # of coefficients that were printed with some 12 digits or more
+_TOLERANCE = 1e-10  # for coefficients printed with about 12 digits or more
 
 
 @keras.saving.register_keras_serializable(package="keras_cool")
@@ -19,10 +19,10 @@ class Tableau:
     With the gradient \(g\), the step size \(h\) and \(s\) stages
 
     \[ g_i = g\Big(p - h \sum_{j < i} a_{ij} g_j\Big), \qquad
-       p \leftarrow p - h \sum_{i=1}^s b_i g_i, \]
+       p \leftarrow p - h \sum_{i=1}^s b_i g_i. \]
 
-    and \(h \sum_i (b_i - \hat b_i) g_i\) estimates the error of the step, where there are embedded
-    weights \(\hat b\).
+    With embedded weights \(\hat b\), \(h \sum_i (b_i - \hat b_i) g_i\) estimates the error of the
+    step.
 
     Example:
 
@@ -43,8 +43,8 @@ class Tableau:
         embedded_weights: Sequence of `stages` floats, the weights \(\hat b\) of a second method on
             the same stages, or `None`. Defaults to `None`.
         embedded_order: Integer, the order of that second method, or `None`. Defaults to `None`.
-        c: Sequence of `stages` floats, the nodes, or `None`. They have to be the row sums of `a`.
-            Defaults to `None`, the row sums.
+        c: Sequence of `stages` floats, the nodes, which must be the row sums of `a`. Defaults to
+            `None`: the row sums.
 
     Raises:
         ValueError: If the shapes do not fit, the tableau is implicit, the nodes are not the row
@@ -65,7 +65,7 @@ class Tableau:
     c: Sequence[float] | None = None
 
     def __post_init__(self):
-        # `object.__setattr__`: the fields are frozen, and are made tuples of floats here.
+        # `object.__setattr__`, since the dataclass is frozen: the fields become tuples of floats.
         object.__setattr__(self, "b", _row(self.b, "b"))
         object.__setattr__(self, "a", _explicit_rows(self.a, self.stages))
         matrix = _square(self.a)
@@ -100,7 +100,7 @@ class Tableau:
 
     @property
     def first_same_as_last(self):
-        """Whether the last stage is the first one of the next step: its row of `a` is `b`."""
+        """Whether the last stage is the first of the next step (FSAL): its row of `a` is `b`."""
         return self.stages > 1 and (*self.a[-1], 0.0) == self.b
 
     @property
@@ -112,7 +112,7 @@ class Tableau:
 
     @property
     def error_order(self):
-        """The order of the error estimate: the lower one of the two orders, or `None`."""
+        """The order of the error estimate: the lower of the two orders, or `None`."""
         return None if self.embedded_order is None else min(self.order, self.embedded_order)
 
     def get_config(self):

@@ -9,10 +9,10 @@ from keras_cool import backend
 
 
 class WeightedSum:
-    r"""Adds up \(\sum_k w_k t_k\) over lists of tensors \(t_k\), as they come.
+    r"""Adds up \(\sum_k w_k t_k\) over lists of tensors \(t_k\), one after the other.
 
-    It is kept as \(w_1 (t_1 + \tfrac{w_2}{w_1} t_2 + \dots)\): a ratio of one takes no
-    multiplication, and the first list is neither copied nor changed. One copy at most is held.
+    The sum is stored as \(w_1 (t_1 + \tfrac{w_2}{w_1} t_2 + \dots)\): a ratio of one needs no
+    multiplication, and the first list is not copied and not changed. It holds at most one copy.
     """
 
     def __init__(self):
@@ -21,7 +21,7 @@ class WeightedSum:
         self._fresh = False
 
     def add(self, weight, tensors):
-        """Adds `weight * tensors`, a float times a list of tensors; nothing for the weight zero."""
+        """Adds `weight * tensors`, a float times a list of tensors. Zero adds nothing."""
         if weight == 0:
             return
         if not self._tensors:
@@ -33,7 +33,7 @@ class WeightedSum:
         self._fresh = True
 
     def tensors(self):
-        """Gives the sum as a list of tensors that nobody else holds."""
+        """Returns the sum, a list of tensors that nothing else refers to."""
         if self._fresh:
             for i in range(len(self._tensors) if self._weight != 1 else 0):
                 self._tensors[i] *= self._weight
@@ -43,7 +43,7 @@ class WeightedSum:
         return self._tensors
 
     def moved_from(self, point, step, preconditioner=None):
-        """Gives `point - step * sum`, the sum preconditioned if asked, and ends the sum.
+        """Returns `point - step * preconditioner * sum`, and empties the sum.
 
         Args:
             point: List of tensors.
@@ -60,7 +60,7 @@ class WeightedSum:
 
 
 def moved(point, step, tensors, preconditioner=None):
-    """Gives `point - step * tensors`, preconditioned if asked; `tensors` stays as it is."""
+    """Returns `point - step * preconditioner * tensors`, and does not change `tensors`."""
     total = WeightedSum()
     total.add(1.0, tensors)
     return total.moved_from(point, step, preconditioner)
@@ -71,7 +71,7 @@ def zero_if_finite(tensors):
     total = 0.0
     for t in tensors:
         if "16" in keras.backend.standardize_dtype(t.dtype):
-            t = ops.cast(t, "float32")  # where the sum of finite entries does not overflow
+            t = ops.cast(t, "float32")  # in 16 bits the sum of finite entries can overflow
         total += ops.cast(0.0 * ops.sum(t), "float32")
     return total
 

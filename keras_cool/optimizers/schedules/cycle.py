@@ -17,7 +17,7 @@ SHAPES = {"triangular": RAMPS["linear"], "cosine": RAMPS["cosine"]}
 
 @keras.saving.register_keras_serializable(package="keras_cool")
 class Cycle(RateSchedule):
-    r"""Lets the learning rate go up and down between two bounds, again and again.
+    r"""Moves the learning rate up and down between two bounds, again and again.
 
     At update \(t = 0, 1, 2, \ldots\), with \(c = \lfloor t / n \rfloor\) cycles behind it and the
     fraction \(p = t / n - c\) of the present one,
@@ -25,9 +25,9 @@ class Cycle(RateSchedule):
     \[ \eta(t) = \eta_{\min} + (\eta_{\max} - \eta_{\min})\, d^{\,c}\, r(1 - |2p - 1|), \]
 
     with \(n\) the `steps`, \(d\) the `decay` and \(r(h) = h\) for `"triangular"`,
-    \(r(h) = (1 - \cos \pi h) / 2\) for `"cosine"`. It is a `LearningRateSchedule`, compiled into
-    the step, by update, and taken up again where it was, as
-    [`Warmup`][keras_cool.optimizers.schedules.Warmup] is.
+    \(r(h) = (1 - \cos \pi h) / 2\) for `"cosine"`. It is a `LearningRateSchedule`. Like
+    [`Warmup`][keras_cool.optimizers.schedules.Warmup], it is compiled into the step, changes with
+    every update, and continues after loading.
 
     Cycles that only fall and jump back are Keras' own `CosineDecayRestarts` and
     `PolynomialDecay(cycle=True)`.
@@ -42,13 +42,13 @@ class Cycle(RateSchedule):
     >>> optimizer = keras.optimizers.SGD(rate, momentum=0.9)
 
     Args:
-        minimum: Float, at least 0: the learning rate at the begin and the end of each cycle.
-        maximum: Float, at least `minimum`: that in the middle of the first cycle.
+        minimum: Float, at least 0: the learning rate at the start and the end of each cycle.
+        maximum: Float, at least `minimum`: the learning rate in the middle of the first cycle.
         steps: Positive integer, the number of updates of a whole cycle, up and down: twice the
-            "stepsize" of the reference, which takes 4 to 20 epochs for a cycle.
+            "stepsize" of the reference, where a cycle lasts 4 to 20 epochs.
         shape: String, `"triangular"` or `"cosine"`. Defaults to `"triangular"`.
-        decay: Float from 0 to 1, by which the height of each cycle is that of the one before:
-            `0.5` is the policy "triangular2". Defaults to `1.0`.
+        decay: Float from 0 to 1, the height of a cycle as a fraction of the cycle before: `0.5`
+            is the policy "triangular2". Defaults to `1.0`.
         name: String or `None`. The name of the schedule. Defaults to `"cycle"`.
 
     Raises:
@@ -74,7 +74,7 @@ class Cycle(RateSchedule):
         self.name = name or "cycle"
 
     def __call__(self, step):
-        """The learning rate of the update `step`, a scalar tensor."""
+        """Returns the learning rate of the update `step`, a scalar tensor."""
         with keras.name_scope(self.name):
             minimum = as_rate(float(self.minimum))
             step = ops.cast(step, "int32")  # whole cycles counted exactly
@@ -85,7 +85,7 @@ class Cycle(RateSchedule):
             return minimum + (self.maximum - self.minimum) * decay * height
 
     def get_config(self):
-        """The arguments it was made with."""
+        """Returns the arguments of the schedule."""
         return {
             "minimum": self.minimum,
             "maximum": self.maximum,

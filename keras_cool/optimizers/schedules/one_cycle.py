@@ -1,4 +1,4 @@
-"""`OneCycle`: one rise of the learning rate, and one long fall to almost nothing."""
+"""`OneCycle`: the learning rate rises once, then falls to almost zero."""
 
 import keras
 from keras import ops
@@ -15,7 +15,7 @@ from keras_cool.optimizers.schedules.rate_schedule import RateSchedule
 
 @keras.saving.register_keras_serializable(package="keras_cool")
 class OneCycle(RateSchedule):
-    r"""Lets the learning rate rise once, over the first part of the training, and fall once.
+    r"""Raises the learning rate over the first part of the training, then lowers it to the end.
 
     At update \(t = 0, 1, \ldots, n - 1\), with the last update of the rise
     \(m = n\, \text{pct_start} - 1\),
@@ -28,8 +28,8 @@ class OneCycle(RateSchedule):
     \(\eta_0 = \eta_{\max} / \text{div_factor}\), \(\eta_1 = \eta_0 / \text{final_div_factor}\),
     and \(r(p) = (1 - \cos \pi p) / 2\) or \(r(p) = p\). After update \(n - 1\) it stays at
     \(\eta_1\). Names and values are those of PyTorch's `OneCycleLR` in two phases. It is a
-    `LearningRateSchedule`, compiled into the step, by update, and taken up again where it was, as
-    [`Warmup`][keras_cool.optimizers.schedules.Warmup] is.
+    `LearningRateSchedule`. Like [`Warmup`][keras_cool.optimizers.schedules.Warmup], it is compiled
+    into the step, changes with every update, and continues after loading.
 
     Example:
 
@@ -95,7 +95,7 @@ class OneCycle(RateSchedule):
         self.name = name or "one_cycle"
 
     def __call__(self, step):
-        """The learning rate of the update `step`, a scalar tensor."""
+        """Returns the learning rate of the update `step`, a scalar tensor."""
         with keras.name_scope(self.name):
             ramp = RAMPS[self.shape]
             maximum = as_rate(float(self.maximum))
@@ -108,7 +108,7 @@ class OneCycle(RateSchedule):
             return ops.where(step <= top, rise, last + (self.maximum - last) * ramp(left))
 
     def get_config(self):
-        """The arguments it was made with."""
+        """Returns the arguments of the schedule."""
         return {
             "maximum": self.maximum,
             "steps": self.steps,

@@ -1,4 +1,4 @@
-"""Ramps from 0 to 1, of which the learning-rate schedules are made, and the checks of these."""
+"""Ramps from 0 to 1, the building blocks of the schedules, and the checks of their arguments."""
 
 import math
 from numbers import Integral, Real
@@ -8,18 +8,18 @@ from keras import ops
 
 
 def as_rate(value):
-    """A learning rate as a scalar tensor, in at least float32, so that it can count steps."""
+    """Returns a learning rate as a scalar tensor, in at least float32, which can count steps."""
     dtype = keras.backend.standardize_dtype(getattr(value, "dtype", None))
     return ops.convert_to_tensor(value, "float64" if dtype == "float64" else "float32")
 
 
 def linear(p):
-    """`p` itself: a tensor between 0 and 1."""
+    """Returns `p` itself, a tensor between 0 and 1."""
     return p
 
 
 def cosine(p):
-    """Half a period of a cosine: flat at 0 and at 1."""
+    """Returns half a period of a cosine: flat at 0 and at 1."""
     return ops.square(ops.sin(p * (math.pi / 2)))  # (1 - cos(pi p)) / 2, exact near 0 as well
 
 

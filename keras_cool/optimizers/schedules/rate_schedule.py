@@ -1,13 +1,13 @@
-"""`RateSchedule`: base of the learning-rate schedules that stand beside the callbacks."""
+"""`RateSchedule`: base class of the learning-rate schedules."""
 
 from keras.optimizers.schedules import LearningRateSchedule
 
 
 class RateSchedule(LearningRateSchedule):
-    """A learning-rate schedule that says where it goes if it is given as a callback."""
+    """A learning-rate schedule whose error says where it belongs if it is given as a callback."""
 
     def __getattr__(self, name):
-        # Keras asks every callback for these, this one or that one first.
+        # Keras reads these attributes of every callback; which it reads first varies.
         if name.startswith(("on_", "set_model", "set_params")):
             kind = type(self).__name__
             raise TypeError(

@@ -16,7 +16,7 @@ from keras_cool.optimizers.schedules.rate_schedule import RateSchedule
 
 @keras.saving.register_keras_serializable(package="keras_cool")
 class Warmup(RateSchedule):
-    r"""Warms the learning rate up, update by update, and leaves it to its own schedule then.
+    r"""Warms the learning rate up, update by update, then follows its own schedule.
 
     At update \(t = 0, 1, 2, \ldots\) the learning rate is
 
@@ -26,12 +26,12 @@ class Warmup(RateSchedule):
     with \(n\) the `steps`, \(\alpha\) the `initial` fraction and the ramp \(r(p) = p\) or
     \(r(p) = (1 - \cos \pi p) / 2\). The own schedule counts from the first update on, the warm-up
     included. As in Keras' `CosineDecay(warmup_target, warmup_steps)` the first update has the
-    initial rate, and update \(n\), counted from 0, is the first that has the full one.
+    initial rate, and update \(n\), counted from 0, is the first with the full rate.
 
-    It is a `LearningRateSchedule`, for the `learning_rate` of any optimizer: computed within the
-    compiled step, right under `steps_per_execution`, and taken up again where it was, since it is a
-    function of `optimizer.iterations`, which are saved with the model. Under
-    `keras_cool.optimizers.Accumulate` these count updates, and so does it.
+    It is a `LearningRateSchedule`, for the `learning_rate` of any optimizer. It is computed within
+    the compiled step, so it is right with `steps_per_execution` too. It continues after loading,
+    since it is a function of `optimizer.iterations`, which are saved with the model. With
+    `keras_cool.optimizers.Accumulate` it counts updates, not batches.
 
     Example:
 
@@ -77,7 +77,7 @@ class Warmup(RateSchedule):
         self.name = name or "warmup"
 
     def __call__(self, step):
-        """The learning rate of the update `step`, a scalar tensor."""
+        """Returns the learning rate of the update `step`, a scalar tensor."""
         rate = self.learning_rate
         rate = as_rate(rate(step) if callable(rate) else rate)
         with keras.name_scope(self.name):
@@ -86,7 +86,7 @@ class Warmup(RateSchedule):
             return ops.where(step < self.steps, factor * rate, rate)
 
     def get_config(self):
-        """The arguments it was made with."""
+        """Returns the arguments of the schedule."""
         rate = self.learning_rate
         if isinstance(rate, LearningRateSchedule):
             rate = keras.saving.serialize_keras_object(rate)
