@@ -1,4 +1,4 @@
-"""`RungeKuttaChebyshev`: stabilised methods, whose stable step grows with the stages squared."""
+"""`RungeKuttaChebyshev`: stabilised methods, stable for steps that grow with the stages squared."""
 
 import keras
 from keras import ops

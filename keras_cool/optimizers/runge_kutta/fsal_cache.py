@@ -72,7 +72,7 @@ class FSALCache:
         return same
 
     def keep(self, evaluate, point, loss, gradients):
-        """Keeps the last stage of an accepted step. In a skipped step these assignments are undone.
+        """Keeps the last stage of an accepted step. A skipped step assigns nothing.
 
         Args:
             evaluate: As for `estimate_gradient`, called already.

@@ -42,14 +42,14 @@ def follows_a_flow(optimizer):
 
 
 def _bounded(diagonal):
-    """Bounds the entries by the mean of their reciprocals, the sizes of the gradients.
+    """Bounds the entries by the root mean square of their reciprocals, the sizes of the gradients.
 
-    The mean is over the variable. If no gradient reaches it, the mean over all variables counts.
+    It is taken over the variable, and counts as at least `OTHERS` times that of all variables, for
+    a variable that no gradient reaches.
     """
     sizes = [1 / d for d in diagonal]
-    wide = [
-        s if "64" in str(s.dtype) else ops.cast(s, "float32") for s in sizes
-    ]  # 16 bits overflow
+    # Squares overflow in 16 bits.
+    wide = [s if "64" in str(s.dtype) else ops.cast(s, "float32") for s in sizes]
     squares = [ops.sum(ops.square(s)) for s in wide]
     counts = [math.prod(s.shape) for s in sizes]
     total = ops.sqrt(sum(ops.cast(q, squares[0].dtype) for q in squares) / sum(counts))

@@ -141,9 +141,7 @@ class StepSizeControl:
             factor = self._factor(norm, accepted, rejected_before=tries > 0)
             # Not zero and not infinite: no factor would lead back from there.
             next_size = smaller(larger(size * factor, 1e-30), 1e30)
-            next_size = ops.where(
-                size > 0, next_size, size
-            )  # a size of zero, if it was set, stays zero
+            next_size = ops.where(size > 0, next_size, size)  # zero, if it was set, stays zero
             loss, last = tried.last if keep_last else (norm, [])
             loss = ops.cast(loss, self.dtype)
             return (tries + 1, size, next_size, accepted, norm, loss, *tried.estimate, *last)
