@@ -54,8 +54,8 @@ class AdaptiveMethod(RungeKutta):
 class RK23(AdaptiveMethod):
     r"""The Bogacki-Shampine pair: order 3, embedded error of order 2. Four evaluations.
 
-    With the gradient \(g\) and the step size \(h\), which is controlled as by SciPy's
-    `solve_ivp(method="RK23")`, step for step:
+    With the gradient \(g\) and the step size \(h\), which is controlled as in SciPy's
+    `solve_ivp(method="RK23")`, step for step (see `RungeKutta`):
 
     \[ g_1 = g(p), \quad g_2 = g(p - \tfrac{h}{2} g_1), \quad g_3 = g(p - \tfrac{3 h}{4} g_2), \quad
        p_{\mathrm{new}} = p - \tfrac{h}{9} (2 g_1 + 3 g_2 + 4 g_3), \quad
@@ -65,8 +65,8 @@ class RK23(AdaptiveMethod):
     rejected try costs three evaluations more. With `full_batch=True` a step saves \(g_1\), which
     is the \(g_4\) of the step before; with `adaptive=False` it leaves out \(g_4\).
 
-    A step holds at most five copies of the parameters, three with `adaptive=False`. The state holds
-    two more with `full_batch=True`.
+    A step holds at most five extra copies of the parameters, three with `adaptive=False`. The
+    state holds two more with `full_batch=True`.
 
     Example:
 
@@ -83,7 +83,7 @@ class RK23(AdaptiveMethod):
             with `adaptive=False` a schedule too. Defaults to `None`: plain gradient descent.
         rtol: Float, the relative tolerance of the error. Defaults to `1e-3`.
         atol: Float, the absolute tolerance, in units of the weights. Defaults to `1e-6`.
-        first_step: Float or `"auto"`, the first step size. Defaults to `None`: the learning rate.
+        first_step: Float or `"auto"`, the first step size. Defaults to the learning rate, if given.
         max_step: Float, the largest step size. Defaults to infinity.
         adaptive: Boolean, whether to control the step size. Defaults to `True`.
         controller: `"I"`, as in SciPy, or `"PI"`, whose step sizes vary less. Defaults to `"I"`.
@@ -108,11 +108,11 @@ class RK23(AdaptiveMethod):
 class RK45(AdaptiveMethod):
     r"""The Dormand-Prince pair (DOPRI5): order 5, embedded error of order 4. Seven evaluations.
 
-    The step size is controlled as by SciPy's `solve_ivp(method="RK45")`, step for step. A rejected
-    try costs six evaluations more. With `full_batch=True` a step saves the first evaluation, with
-    `adaptive=False` the last.
+    The step size is controlled as in SciPy's `solve_ivp(method="RK45")`, step for step (see
+    `RungeKutta`). A rejected try costs six evaluations more. With `full_batch=True` a step saves
+    the first evaluation, with `adaptive=False` the last.
 
-    A step holds at most six copies of the parameters. The state holds two more with
+    A step holds at most six extra copies of the parameters. The state holds two more with
     `full_batch=True`.
 
     Example:
@@ -130,7 +130,7 @@ class RK45(AdaptiveMethod):
             with `adaptive=False` a schedule too. Defaults to `None`: plain gradient descent.
         rtol: Float, the relative tolerance of the error. Defaults to `1e-3`.
         atol: Float, the absolute tolerance, in units of the weights. Defaults to `1e-6`.
-        first_step: Float or `"auto"`, the first step size. Defaults to `None`: the learning rate.
+        first_step: Float or `"auto"`, the first step size. Defaults to the learning rate, if given.
         max_step: Float, the largest step size. Defaults to infinity.
         adaptive: Boolean, whether to control the step size. Defaults to `True`.
         controller: `"I"`, as in SciPy, or `"PI"`, whose step sizes vary less. Defaults to `"I"`.
@@ -192,12 +192,12 @@ _TSIT5_ERROR_WEIGHTS = [
 class Tsit5(AdaptiveMethod):
     r"""Tsitouras' pair: order 5, embedded error of order 4. Seven evaluations.
 
-    Its error constants are smaller than those of `RK45`, at the same cost: a rejected try costs six
-    evaluations more. With `full_batch=True` a step saves the first evaluation, with
-    `adaptive=False` the last.
+    Its error constants are smaller than those of `RK45`, at the same cost. The step size is
+    controlled in the same way (see `RungeKutta`). A rejected try costs six evaluations more. With
+    `full_batch=True` a step saves the first evaluation, with `adaptive=False` the last.
 
-    A step holds at most seven copies of the parameters, six with `adaptive=False`. The state holds
-    two more with `full_batch=True`.
+    A step holds at most seven extra copies of the parameters, six with `adaptive=False`. The
+    state holds two more with `full_batch=True`.
 
     Example:
 
@@ -211,7 +211,7 @@ class Tsit5(AdaptiveMethod):
             with `adaptive=False` a schedule too. Defaults to `None`: plain gradient descent.
         rtol: Float, the relative tolerance of the error. Defaults to `1e-3`.
         atol: Float, the absolute tolerance, in units of the weights. Defaults to `1e-6`.
-        first_step: Float or `"auto"`, the first step size. Defaults to `None`: the learning rate.
+        first_step: Float or `"auto"`, the first step size. Defaults to the learning rate, if given.
         max_step: Float, the largest step size. Defaults to infinity.
         adaptive: Boolean, whether to control the step size. Defaults to `True`.
         controller: `"I"`, as in SciPy, or `"PI"`, whose step sizes vary less. Defaults to `"I"`.

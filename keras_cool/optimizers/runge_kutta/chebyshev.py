@@ -28,7 +28,7 @@ class RungeKuttaChebyshev(MultiGradientOptimizer):
     It pays off if the loss is stiff: some directions are much more curved than those that matter.
     Over a preconditioned optimizer such as Adam the trial points lie along its own direction.
 
-    A step holds at most four copies of the parameters, five at order 2, for any number of stages.
+    A step holds at most four extra copies of the parameters, five at order 2, whatever `stages` is.
 
     Example:
 

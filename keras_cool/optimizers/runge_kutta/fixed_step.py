@@ -30,7 +30,7 @@ class Heun(FixedStepMethod):
 
     \[ g_1 = g(p), \qquad g_2 = g(p - h\, g_1), \qquad p \leftarrow p - \tfrac{h}{2} (g_1 + g_2). \]
 
-    A step holds at most three copies of the parameters: two gradients and a trial point.
+    A step holds at most three extra copies of the parameters: two gradients and a trial point.
 
     Example:
 
@@ -64,7 +64,7 @@ class Midpoint(FixedStepMethod):
 
     \[ g_1 = g(p), \qquad g_2 = g(p - \tfrac{h}{2} g_1), \qquad p \leftarrow p - h\, g_2. \]
 
-    A step holds at most two copies of the parameters: a gradient and a trial point.
+    A step holds at most two extra copies of the parameters: a gradient and a trial point.
 
     Example:
 
@@ -94,7 +94,7 @@ class Ralston(FixedStepMethod):
     \[ g_1 = g(p), \qquad g_2 = g(p - \tfrac{2}{3} h\, g_1), \qquad
        p \leftarrow p - h \big( \tfrac14 g_1 + \tfrac34 g_2 \big). \]
 
-    A step holds at most three copies of the parameters: two gradients and a trial point.
+    A step holds at most three extra copies of the parameters: two gradients and a trial point.
 
     Example:
 
@@ -124,7 +124,7 @@ class RK4(FixedStepMethod):
        g_4 = g(p - h\, g_3), \qquad
        p \leftarrow p - \tfrac{h}{6} (g_1 + 2 g_2 + 2 g_3 + g_4). \]
 
-    A step holds at most three copies of the parameters, no more than a method of order 2.
+    A step holds at most three extra copies of the parameters, no more than a method of order 2.
 
     Example:
 
