@@ -64,9 +64,9 @@ BELOW = {
     "version": (),
     "supported_backend": (),
     "keras_private": (),
-    "optimizers_of": ("keras_private",),
+    "optimizer_roles": ("keras_private",),
     "saved_seeds": (),
-    "backend": ("keras_private", "optimizers_of", "supported_backend"),
+    "backend": ("keras_private", "optimizer_roles", "supported_backend"),
     "float64": ("backend", "keras_private"),
     "gradients": ("backend", "keras_private"),
     "training": (
@@ -74,10 +74,10 @@ BELOW = {
         "float64",
         "gradients",
         "keras_private",
-        "optimizers_of",
+        "optimizer_roles",
         "saved_seeds",
     ),
-    "optimizers": ("backend", "float64", "keras_private", "optimizers_of", "saved_seeds"),
+    "optimizers": ("backend", "float64", "keras_private", "optimizer_roles", "saved_seeds"),
 }
 BELOW["callbacks"] = (*BELOW, "callbacks")
 BELOW["__init__"] = tuple(BELOW)

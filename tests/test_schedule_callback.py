@@ -190,7 +190,7 @@ def test_evaluation_alone_leaves_nothing_behind():
     schedule = Schedule((model.optimizer, "learning_rate"), {0: 0.5})
     model.evaluate(X, Y, verbose=0, callbacks=[schedule])
     model.predict(X, verbose=0, callbacks=[schedule])
-    assert not model.step_callbacks
+    assert not model.step_hooks.callbacks
 
 
 def test_a_last_window_is_finished_with_the_number_of_the_step():
@@ -292,7 +292,7 @@ def test_an_interrupted_fit_leaves_nothing_behind():
     with pytest.raises(KeyboardInterrupt):
         fit(model, [Schedule((model.optimizer, "learning_rate"), interrupt)])
     logs = fit(model, [])
-    assert "learning_rate" not in logs and not model.step_callbacks
+    assert "learning_rate" not in logs and not model.step_hooks.callbacks
 
 
 def test_a_model_that_is_not_built_yet():

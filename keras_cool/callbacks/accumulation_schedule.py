@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from keras_cool.optimizer_roles import accumulator, unwrap
+
 
 class AccumulationSchedule(keras.callbacks.Callback):
     """Changes the soft batch of `keras_cool.optimizers.Accumulate` at the beginning of epochs.
@@ -21,6 +23,8 @@ class AccumulationSchedule(keras.callbacks.Callback):
     Example:
 
     >>> import keras
+
+    from keras_cool.optimizer_roles import accumulator, unwrap
     >>> import keras_cool as kc
     >>> model = keras.Sequential([keras.layers.Dense(1)])
     >>> model.compile(kc.optimizers.Accumulate("adam", steps=1), loss="mse")
@@ -52,15 +56,13 @@ class AccumulationSchedule(keras.callbacks.Callback):
         self._optimizer: Any = None
 
     def on_train_begin(self, logs=None):
-        optimizer = self.model.optimizer
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            optimizer = optimizer.inner_optimizer
-        if not hasattr(optimizer, "finish_window"):
+        optimizer = accumulator(self.model.optimizer)
+        if optimizer is None:
             raise ValueError(
                 "AccumulationSchedule is for a model compiled with "
                 "`keras_cool.optimizers.Accumulate`, for example model.compile("
                 "keras_cool.optimizers.Accumulate('adam', steps=1), loss='mse'). The optimizer is "
-                f"{type(optimizer).__name__}."
+                f"{type(unwrap(self.model.optimizer)).__name__}."
             )
         if callable(optimizer.steps):
             raise TypeError(

@@ -15,6 +15,7 @@ from keras_cool.callbacks.shared.squared_norm import (
 )
 from keras_cool.callbacks.shared.step_callback import StepCallback
 from keras_cool.float64 import measured_dtype
+from keras_cool.optimizer_roles import accumulator
 
 
 class GradientNoiseScale(StepCallback):
@@ -99,10 +100,7 @@ class GradientNoiseScale(StepCallback):
 
     def set_model(self, model):
         """Takes up the model; Keras calls it before training."""
-        optimizer = model.optimizer
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            optimizer = optimizer.inner_optimizer
-        self._accumulate = optimizer if hasattr(optimizer, "window_gradients") else None
+        self._accumulate = accumulator(model.optimizer)
         if self._accumulate is None and not getattr(model, "microbatch_size", None):
             raise ValueError(
                 "GradientNoiseScale compares the parts of a soft batch, and this model computes "
@@ -110,8 +108,8 @@ class GradientNoiseScale(StepCallback):
                 "model.compile('adam', loss='mse', microbatch_size=16) with a larger batch in "
                 "`fit`, or with keras_cool.optimizers.Accumulate('adam', 4)."
             )
-        self.observes_parts = self._accumulate is None
-        self.observes_gradients = not self.observes_parts
+        self.observes_microbatches = self._accumulate is None
+        self.observes_gradients = not self.observes_microbatches
         self._epochs = {name: [] for name in self._epochs}
         super().set_model(model)
         for variable in self.step_variables:
@@ -134,12 +132,12 @@ class GradientNoiseScale(StepCallback):
             logs["gradient_noise_scale"] = scale
             logs["gradient_noise_scale_error"] = error
 
-    def measure_part(self, gradients, share):
+    def measure_microbatch(self, gradients, share):
         return squared_norm_of_part_if(self._is_due(), gradients) / ops.cast(
             share, measured_dtype()
         )
 
-    def observe_parts(self, measured, parts, samples, gradients):
+    def observe_microbatches(self, measured, parts, samples, gradients):
         due = ops.logical_and(self._is_due(), parts > 1)
         self._measure_if(due, measured, parts, samples, gradients)
         self._updates.assign_add(1)

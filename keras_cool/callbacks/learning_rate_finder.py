@@ -11,7 +11,6 @@ from keras_cool.callbacks.shared.learning_rates import (
     checked_rates,
     set_schedule,
     updates_of,
-    with_rates,
 )
 from keras_cool.callbacks.shared.random_generators import RandomGenerators
 from keras_cool.callbacks.shared.rate_range import (
@@ -25,6 +24,7 @@ from keras_cool.callbacks.shared.running_loss import RunningLoss, is_above
 from keras_cool.callbacks.shared.training_state import TrainingState
 from keras_cool.callbacks.shared.when_fit_fails import WhenFitFails
 from keras_cool.keras_private import learning_rate_schedule, running_fit
+from keras_cool.optimizer_roles import gradient_estimator, with_learning_rates
 
 
 class LearningRateFinder(keras.callbacks.Callback):
@@ -119,7 +119,7 @@ class LearningRateFinder(keras.callbacks.Callback):
                 f"steps_per_execution={model.steps_per_execution}: so many steps would share a "
                 "rate and show one loss. Set `model.steps_per_execution = 1` for the test."
             )
-        if len(with_rates(model.optimizer)) > 1:
+        if len(with_learning_rates(model.optimizer)) > 1:
             raise ValueError(
                 "LearningRateFinder looks for one learning rate, and "
                 f"{type(model.optimizer).__name__} has several. Run the test with one optimizer "
@@ -312,13 +312,12 @@ class LearningRateFinder(keras.callbacks.Callback):
 
 
 def _check_chosen_by_user(optimizer):
-    while optimizer is not None:
-        if getattr(optimizer, "controls_step_size", False):
-            raise ValueError(
-                f"LearningRateFinder sets the step sizes, and {type(optimizer).__name__} chooses "
-                "them itself. It needs no test; or give it `adaptive=False`."
-            )
-        optimizer = getattr(optimizer, "inner_optimizer", None)
+    method = gradient_estimator(optimizer)
+    if method is not None and method.controls_step_size:
+        raise ValueError(
+            f"LearningRateFinder sets the step sizes, and {type(method).__name__} chooses "
+            "them itself. It needs no test; or give it `adaptive=False`."
+        )
 
 
 __all__ = ["LearningRateFinder"]

@@ -11,7 +11,7 @@ from keras_cool.callbacks.shared.frequency import checked_frequency
 from keras_cool.callbacks.shared.good_states import GoodStates, KeptState
 from keras_cool.callbacks.shared.learning_rates import (
     checked_rates,
-    optimizers_of,
+    rated_optimizers,
     rates_of,
     scale_schedules,
     scale_velocities,
@@ -29,6 +29,7 @@ from keras_cool.callbacks.shared.running_loss import RunningLoss, is_above
 from keras_cool.callbacks.shared.saved_state import SavedState
 from keras_cool.callbacks.shared.training_state import optimizer_is_finite, weights_are_finite
 from keras_cool.keras_private import learning_rate_schedule
+from keras_cool.optimizer_roles import accumulator, gradient_estimator
 
 STEPS_WITHOUT_UPDATE = 100  # so many skipped steps one after another are no bad batch any more
 
@@ -161,7 +162,7 @@ class Rescue(keras.callbacks.Callback):
         self._saved.attach(model, "rescue")
 
     def on_train_begin(self, logs=None):
-        checked_rates(optimizers_of(self.model), self)
+        checked_rates(rated_optimizers(self.model), self)
         self._loss = RunningLoss(self.model, self)
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -398,7 +399,9 @@ class Rescue(keras.callbacks.Callback):
         """Multiplies by the factor the rates as they were when trouble came, not those that have
         been put back: two rescues to one state lower it twice."""
         scale_schedules(self.model, self._saved["schedule_factor"])
-        for optimizer, rate, good in zip(optimizers_of(self.model), rates, good_rates, strict=True):
+        for optimizer, rate, good in zip(
+            rated_optimizers(self.model), rates, good_rates, strict=True
+        ):
             if learning_rate_schedule(optimizer) is None:
                 rate = rate if math.isfinite(rate) and rate > 0 else good
                 rate = factor * rate
@@ -407,7 +410,7 @@ class Rescue(keras.callbacks.Callback):
                 if rate > 0:  # or a step size that is still to be chosen
                     optimizer.learning_rate = rate
         for optimizer, rate, good in zip(
-            optimizers_of(self.model), rates_of(self.model), good_rates, strict=True
+            rated_optimizers(self.model), rates_of(self.model), good_rates, strict=True
         ):
             if 0 < rate < good:
                 scale_velocities(optimizer, rate / good)
@@ -423,16 +426,16 @@ class Rescue(keras.callbacks.Callback):
 
 
 def _controls_step_size(optimizer):
-    while not hasattr(optimizer, "controls_step_size") and hasattr(optimizer, "inner_optimizer"):
-        optimizer = optimizer.inner_optimizer
-    return getattr(optimizer, "controls_step_size", False)
+    method = gradient_estimator(optimizer)
+    return method is not None and method.controls_step_size
 
 
 def _skips_what_is_not_finite(model):
     optimizer = model.optimizer
     return (
         isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        or hasattr(optimizer, "step_logs")  # the optimizers of keras_cool
+        or gradient_estimator(optimizer) is not None
+        or accumulator(optimizer) is not None
         or getattr(model, "microbatch_size", None) is not None
     )
 

@@ -10,10 +10,10 @@ from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_cool.callbacks.shared.breakpoints import checked_table, value_at
-from keras_cool.callbacks.shared.learning_rates import innermost
 from keras_cool.callbacks.shared.schedule_target import interpret
 from keras_cool.callbacks.shared.step_callback import StepCallback, build_optimizer
 from keras_cool.keras_private import holds_several, learning_rate_variable
+from keras_cool.optimizer_roles import chain
 
 BY = ("epoch", "step")
 
@@ -238,7 +238,8 @@ class Schedule(StepCallback):
     def _check_alone(self, model):
         """Refuses a number that another schedule changes, and a name that is taken."""
         self._check_name(model, ["loss", *(metric.name for metric in model.metrics)])
-        for other in getattr(model, "step_callbacks", []):
+        hooks = getattr(model, "step_hooks", None)  # of a model with the mixin
+        for other in hooks.callbacks if hooks else []:
             if other is self or not isinstance(other, Schedule):
                 continue
             if self._target.is_same(other._target):
@@ -252,7 +253,7 @@ class Schedule(StepCallback):
 
     def _check_name(self, model, names):
         # Another callback that has the model's learning rate in the logs means the same.
-        rate = learning_rate_variable(innermost(model.optimizer))
+        rate = learning_rate_variable(chain(model.optimizer)[-1])
         is_the_rate = self._name == "learning_rate" and self._target.variable is rate
         if self._name in names and not is_the_rate:
             self._refuse_name()
@@ -299,10 +300,6 @@ class Schedule(StepCallback):
 
 def _is_in(owner, optimizer):
     """Whether `owner` is an optimizer, or one of those inside it."""
-    while optimizer is not None:
-        if owner is optimizer:
-            return True
-        if holds_several(optimizer):
-            return any(_is_in(owner, inner) for inner in optimizer.optimizers)
-        optimizer = getattr(optimizer, "inner_optimizer", None)
-    return False
+    optimizers = chain(optimizer)
+    several = optimizers[-1].optimizers if holds_several(optimizers[-1]) else []
+    return any(o is owner for o in optimizers) or any(_is_in(owner, o) for o in several)

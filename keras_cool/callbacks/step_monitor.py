@@ -7,11 +7,16 @@ from keras import ops
 from keras_cool.callbacks.shared.figure import new_figure
 from keras_cool.callbacks.shared.files import checked_path, replacing
 from keras_cool.callbacks.shared.frequency import checked_frequency
-from keras_cool.callbacks.shared.learning_rates import with_rates
 from keras_cool.callbacks.shared.squared_norm import squared_norm, squared_norm_if
 from keras_cool.callbacks.shared.step_callback import StepCallback, build_optimizer
 from keras_cool.float64 import measured_dtype
-from keras_cool.optimizers_of import accumulating_optimizers
+from keras_cool.optimizer_roles import (
+    accumulator,
+    accumulators,
+    gradient_estimator,
+    unwrap,
+    with_learning_rates,
+)
 
 # What a multi-gradient optimizer counts from the beginning: the report has the step's own share.
 COUNTED = ("gradient_evaluations", "rejected_tries", "skipped_steps", "too_large_steps")
@@ -142,10 +147,8 @@ class StepMonitor(StepCallback):
                 f"steps_per_execution={model.steps_per_execution} those in between never leave "
                 "the device. Compile the model with steps_per_execution=1."
             )
-        self._optimizer = model.optimizer
-        if isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer):
-            self._optimizer = self._optimizer.inner_optimizer
-        self._accumulates = hasattr(self._optimizer, "window_gradients")
+        self._optimizer = unwrap(model.optimizer)
+        self._accumulates = accumulator(self._optimizer) is not None
         self._reports, self._before = [], None
         self._batches, self._next = 0, 0
         super().set_model(model)
@@ -155,7 +158,7 @@ class StepMonitor(StepCallback):
     def _check_model(self, model):
         """Refuses a `MultiOptimizer` whose optimizers accumulate each by itself."""
         build_optimizer(model)  # a `MultiOptimizer` knows its optimizers afterwards
-        if not self._accumulates and accumulating_optimizers(self._optimizer):
+        if not self._accumulates and accumulators(self._optimizer):
             raise ValueError(
                 "StepMonitor reports one window at a time, and the optimizers of the "
                 "MultiOptimizer have one each. Put one Accumulate around the whole, or leave "
@@ -241,16 +244,17 @@ class StepMonitor(StepCallback):
         self._reports.append(report)
 
     def _rates(self):
-        rates = [_number(o.learning_rate) for o in with_rates(self._optimizer)]
+        rates = [_number(o.learning_rate) for o in with_learning_rates(self._optimizer)]
         if len(rates) == 1:
             return {"learning_rate": rates[0]}
         return {f"learning_rate_{i + 1}": rate for i, rate in enumerate(rates)}
 
     def _logs_of_the_method(self):
-        if not hasattr(self._optimizer, "step_logs") or self._accumulates:
+        method = gradient_estimator(self._optimizer)
+        if method is None:
             return {}
-        logs = {name: _number(value) for name, value in self._optimizer.step_logs().items()}
-        error = getattr(self._optimizer, "embedded_error", None)
+        logs = {name: _number(value) for name, value in method.step_logs().items()}
+        error = method.embedded_error
         return logs if error is None else {**logs, "embedded_error": _number(error)}
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import warnings
-from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -17,6 +16,7 @@ from keras_cool.keras_private import (
     variable_index,
     variable_layout,
 )
+from keras_cool.optimizer_roles import Accumulator, Batch
 from keras_cool.optimizers.accumulation_settings import (
     check_option,
     checked_inner,
@@ -30,24 +30,6 @@ NON_FINITE = ("skip_update", "skip_batch")
 LAST_WINDOW = ("update", "carry", "drop")
 
 
-class Batch(NamedTuple):
-    """The batch whose gradients `Accumulate` is given.
-
-    Attributes:
-        weight: Number or scalar tensor, how much its gradients count.
-        adds_up: Boolean. If `True` gradients are added up with these weights, and not divided by
-            the sum of them.
-        samples: Number or scalar tensor, the samples of it.
-        variables: List of the variables that the gradients are for, also where there is none; or
-            `None`: those that `apply` is given.
-    """
-
-    weight: Any = 1.0
-    adds_up: bool = False
-    samples: Any = 1.0
-    variables: list | None = None
-
-
 ONE_OF_MANY = Batch()
 
 
@@ -59,7 +41,7 @@ class _Present:
 
 
 @keras.saving.register_keras_serializable(package="keras_cool")
-class Accumulate(OptimizerWrapper):
+class Accumulate(OptimizerWrapper, Accumulator):
     r"""Accumulates the gradients of several batches and takes one step with their mean.
 
     A window of \(k\) batches with the gradients \(g_j\) and the weights \(w_j\) gives the inner
@@ -148,7 +130,6 @@ class Accumulate(OptimizerWrapper):
         self.skipped_batches = self._counter("skipped_batches")
         self._accumulators = []
         self._present = _Present()
-        self.epoch_is_open = False
 
     @property
     def steps(self):
@@ -236,7 +217,6 @@ class Accumulate(OptimizerWrapper):
         self._update_if(self._window.fills, present, others)
 
     def begin_batch(self):
-        """Tells that the next call of `apply` belongs to another batch than the last one."""
         self._window.begin_batch()
 
     def finish_window(self):
@@ -255,25 +235,16 @@ class Accumulate(OptimizerWrapper):
         self._window.end()
 
     @contextlib.contextmanager
-    def counting(self, weight, adds_up=False, samples=1.0, variables=None):
-        """Within it the gradients that `apply` is given on this replica are those of this `Batch`.
-
-        Args:
-            weight: As the attribute of `Batch`.
-            adds_up: As the attribute of `Batch`.
-            samples: As the attribute of `Batch`.
-            variables: As the attribute of `Batch`.
-        """
+    def counting(self, batch):
         replica = backend.updates.replica()
         outer = self._present.batches.get(replica)
-        self._present.batches[replica] = Batch(weight, adds_up, samples, variables)
+        self._present.batches[replica] = batch
         try:
             yield
         finally:
             self._present.batches[replica] = outer
 
     def share(self):
-        """A batch's share of the batches of a window, a scalar tensor."""
         return 1.0 / ops.cast(self._now(), measured_dtype())
 
     @property
@@ -304,7 +275,6 @@ class Accumulate(OptimizerWrapper):
         ]
 
     def step_logs(self):
-        """What a step adds to the logs: a dictionary of names and scalar tensors."""
         logs = {"skipped_steps": self.skipped_steps.value + 0}  # + 0: a copy
         if self.non_finite == "skip_batch":
             logs["skipped_batches"] = self.skipped_batches.value + 0

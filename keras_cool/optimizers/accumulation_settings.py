@@ -2,12 +2,13 @@
 
 from numbers import Integral
 
+from keras_cool.optimizer_roles import Accumulator, GradientEstimator
 from keras_cool.optimizers.inner_optimizer import as_keras_optimizer
 
 
 def checked_inner(optimizer):
     """Returns the Keras optimizer that the first argument stands for, or raises a `ValueError`."""
-    if hasattr(optimizer, "estimate_gradient"):
+    if isinstance(optimizer, GradientEstimator):
         name = type(optimizer).__name__
         raise ValueError(
             f"Accumulate was given {name}, which needs the gradient of the whole batch at several "
@@ -15,7 +16,7 @@ def checked_inner(optimizer):
             f"Let the model take the batch apart: model.compile({name}(...), microbatch_size=16), "
             "with the large batch in `fit`."
         )
-    if hasattr(optimizer, "finish_window"):
+    if isinstance(optimizer, Accumulator):
         raise ValueError(
             "Accumulate was given Accumulate. Give it an ordinary optimizer, and the product of "
             "both numbers as `steps`."

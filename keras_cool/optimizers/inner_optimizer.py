@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_cool.keras_private import learning_rate_variable
+from keras_cool.optimizer_roles import Accumulator, GradientEstimator
 
 
 def as_keras_optimizer(optimizer, method):
@@ -30,12 +31,12 @@ def as_keras_optimizer(optimizer, method):
             f"`{method}(optimizer.inner_optimizer)`. Under the dtype policy mixed_float16 "
             f"`compile` and `inject` make `LossScaleOptimizer({method}(...))` of it themselves."
         )
-    if hasattr(optimizer, "estimate_gradient"):
+    if isinstance(optimizer, GradientEstimator):
         raise ValueError(
             f"{method} was given {type(optimizer).__name__}, which takes several gradients a step "
             f"itself. Give it an ordinary Keras optimizer, for example {method}('adam')."
         )
-    if hasattr(optimizer, "finish_window"):
+    if isinstance(optimizer, Accumulator):
         raise ValueError(
             f"{method} was given Accumulate. It needs the gradient of the whole batch at several "
             "points; the batches of a window are gone by the time the second point is known. Let "

@@ -1,15 +1,15 @@
 """`MultiGradientOptimizer`: base of the methods that need gradients at several points."""
 
-import contextlib
 from collections.abc import Callable
 
 from keras import ops
 
+from keras_cool.optimizer_roles import GradientEstimator
 from keras_cool.optimizers.inner_optimizer import as_keras_optimizer
 from keras_cool.optimizers.optimizer_wrapper import OptimizerWrapper
 
 
-class MultiGradientOptimizer(OptimizerWrapper):
+class MultiGradientOptimizer(OptimizerWrapper, GradientEstimator):
     r"""Base class of optimizers that need gradients at several points to take one step.
 
     Such a method is a gradient estimator: it asks for gradients at points of its choice and returns
@@ -54,7 +54,7 @@ class MultiGradientOptimizer(OptimizerWrapper):
 
     def __init__(self, optimizer, name=None):
         super().__init__(as_keras_optimizer(optimizer, type(self).__name__), name)
-        self._accepting = 0  # open contexts: each replica of TensorFlow has one
+        self._accepting = 0  # calls of `apply_estimate`: each replica of TensorFlow has one
         self._skipped_steps = self._counter("skipped_steps")
         self._gradient_evaluations = self._counter("gradient_evaluations")
 
@@ -101,13 +101,7 @@ class MultiGradientOptimizer(OptimizerWrapper):
             trial[i] += p  # on PyTorch in place, which saves a pass over the memory
         return trial
 
-    @property
-    def kept_variables(self):
-        """The variables of the method that a skipped step assigns to as well. None here."""
-        return []
-
     def step_logs(self):
-        """Returns what a step adds to the logs: a dictionary of names and scalar tensors."""
         counters = {
             "gradient_evaluations": self._gradient_evaluations,
             "skipped_steps": self._skipped_steps,
@@ -125,9 +119,6 @@ class MultiGradientOptimizer(OptimizerWrapper):
         skipped = ops.cast(ops.logical_not(finite), self._skipped_steps.dtype)
         self._skipped_steps.assign_add(skipped)
 
-    def end_epoch(self):
-        """Called at the end of an epoch. A method can warn here if it is of little use."""
-
     def inject(self, model):
         """Adds multi-gradient steps with this optimizer to an existing model.
 
@@ -142,12 +133,12 @@ class MultiGradientOptimizer(OptimizerWrapper):
         """
         return type(self)._inject(model, optimizer=self)
 
-    @contextlib.contextmanager
-    def accepting_estimates(self):
-        """A context in which `apply` accepts gradients: those that `estimate_gradient` returned."""
+    def apply_estimate(self, apply):
+        """Calls `apply()`, within which `apply` of this optimizer takes gradients: those that
+        `estimate_gradient` returned."""
         self._accepting += 1
         try:
-            yield
+            apply()
         finally:
             self._accepting -= 1
 

@@ -60,8 +60,10 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
             variables: List of the `keras.Variable`s to train.
         """
         for optimizer in (self, self.inner_optimizer):
+            if not optimizer.built:
+                continue
             unknown = [v.path for v in variables if not is_trained_by(optimizer, v)]
-            if optimizer.built and unknown:
+            if unknown:
                 name = type(optimizer).__name__
                 raise ValueError(
                     f"{name} was built on other variables than {unknown}, and has no state for "

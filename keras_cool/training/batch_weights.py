@@ -5,99 +5,80 @@ them up, clip them or drop some. What their loss is divided by is noted here mea
 """
 
 import contextlib
-import threading
 import warnings
 
 from keras_cool import backend
-from keras_cool.optimizers_of import accumulating_optimizers
+from keras_cool.optimizer_roles import Batch, accumulators
 
 
-class _Notes(threading.local):
-    """Those of the step that runs. Replicas of TensorFlow are threads."""
-
-    samples = 1.0
-    by_variable: dict | None = None
-    trace: object = None
-    weighs = True
-
-
-_notes = _Notes()
-
-
-@contextlib.contextmanager
-def step_of(samples, optimizers):
-    """The context of a step on one batch, which counts by its samples where nothing else is noted.
+class BatchWeights:
+    """What the losses of one step have said about the weight of its batch.
 
     Args:
-        samples: Integer or scalar tensor.
-        optimizers: List of the optimizers that may take part, or `None`: all batches count alike,
-            as on a model without the mixin.
+        samples: Number of samples of the batch, an integer or a scalar tensor: what it counts by
+            where nothing else is noted.
+        weighs: Boolean. If `False` all batches count alike, as on a model without the mixin.
     """
-    outer = _notes.samples, _notes.by_variable, _notes.trace, _notes.weighs
-    _notes.samples, _notes.by_variable, _notes.trace = samples, {}, backend.updates.present_trace()
-    _notes.weighs = optimizers is not None
-    try:
+
+    def __init__(self, samples=1.0, weighs=True):
+        self._samples = samples
+        self._weighs = weighs
+        self._noted = {}
+        self._trace = backend.updates.present_trace()
+
+    @contextlib.contextmanager
+    def begin_batch(self, optimizers):
+        """Returns the context of the step: a new batch for each of the `optimizers` that
+        accumulates."""
         with contextlib.ExitStack() as stack:
-            for optimizer in accumulating_optimizers(*(optimizers or [])):
-                optimizer.begin_batch()
-                stack.enter_context(optimizer.counting(samples, samples=samples))
+            for accumulator in self._weighted(*optimizers):
+                accumulator.begin_batch()
+                batch = Batch(self._samples, samples=self._samples)
+                stack.enter_context(accumulator.counting(batch))
             yield
-    finally:
-        _notes.samples, _notes.by_variable, _notes.trace, _notes.weighs = outer
 
+    def note(self, evaluation, optimizer):
+        """Notes what the loss of an `Evaluation` is divided by, for its variables."""
+        accumulate = self._weighted(optimizer)
+        if not accumulate:
+            return
+        if self._trace != backend.updates.present_trace():
+            return  # what is computed inside a loop stays there: such gradients count by samples
+        if evaluation.weight.is_ambiguous:
+            warnings.warn(
+                "The model has several losses, one of them with a mask or with weights that it is "
+                "divided by. Accumulate weights a batch as a whole, by the first loss: the others "
+                "are exact only if they are divided by the same. One large batch with "
+                "compile(microbatch_size=...) is exact for all of them.",
+                stacklevel=2,
+            )
+        divisor, is_a_sum, _ = evaluation.weight
+        if is_a_sum:
+            weight = accumulate[0].share()
+        else:
+            weight = self._samples if divisor is None else divisor
+        for variable in evaluation.variables:
+            self._noted.setdefault(id(variable), (weight, is_a_sum))
 
-def note(evaluation, optimizer):
-    """Notes what the loss of an `Evaluation` is divided by, for the variables of its gradients."""
-    accumulates = _weighing(optimizer)
-    if not accumulates or _notes.by_variable is None:
-        return
-    if _notes.trace != backend.updates.present_trace():
-        return  # what is computed inside a loop stays there: such gradients count by the samples
-    if evaluation.has_several_divisors:
-        warnings.warn(
-            "The model has several losses, one of them with a mask or with weights that it is "
-            "divided by. Accumulate weights a batch as a whole, by the first loss: the others are "
-            "exact only if they are divided by the same. One large batch with "
-            "compile(microbatch_size=...) is exact for all of them.",
-            stacklevel=2,
-        )
-    if evaluation.is_a_sum:
-        weight = accumulates[0].share()
-    else:
-        weight = _notes.samples if evaluation.divisor is None else evaluation.divisor
-    for variable in evaluation.variables:
-        _notes.by_variable.setdefault(id(variable), (weight, evaluation.is_a_sum))
+    @contextlib.contextmanager
+    def counting(self, optimizer, variables):
+        """Returns the context in which the gradients that `optimizer` is given for variables count
+        as noted, once."""
+        noted = [self._noted[id(v)] for v in variables if id(v) in self._noted]
+        weight, adds_up = noted[0] if noted else (self._samples, False)
+        batch = Batch(weight, adds_up, self._samples, list(variables))
+        with contextlib.ExitStack() as stack:
+            for accumulator in self._weighted(optimizer):
+                stack.enter_context(accumulator.counting(batch))
+            yield
+        for variable in variables:
+            self._noted.pop(id(variable), None)
 
+    def window_share(self, optimizer):
+        """Returns a batch's share of the batches that an update of `optimizer` is made of, a number
+        or a scalar tensor."""
+        accumulate = self._weighted(optimizer)
+        return accumulate[0].share() if accumulate else 1.0
 
-@contextlib.contextmanager
-def counting(optimizer, variables):
-    """Within it the gradients that `optimizer` is given for `variables` count as noted."""
-    accumulates = _weighing(optimizer)
-    if not accumulates:
-        yield
-        return
-    noted = _notes.by_variable or {}
-    weights = [noted[id(v)] for v in variables if id(v) in noted]
-    weight, adds_up = weights[0] if weights else (_notes.samples, False)
-    with contextlib.ExitStack() as stack:
-        for accumulate in accumulates:
-            batch = accumulate.counting(weight, adds_up, _notes.samples, list(variables))
-            stack.enter_context(batch)
-        yield
-
-
-def forget(variables):
-    """Forgets what was noted for variables, whose gradients an optimizer has been given."""
-    for variable in variables:
-        (_notes.by_variable or {}).pop(id(variable), None)
-
-
-def window_share(optimizer):
-    """A batch's share of the batches that an update of `optimizer` is made of, a number or a
-    scalar tensor."""
-    accumulates = _weighing(optimizer)
-    return accumulates[0].share() if accumulates else 1.0
-
-
-def _weighing(optimizer):
-    return accumulating_optimizers(optimizer) if _notes.weighs else []
+    def _weighted(self, *optimizers):
+        return accumulators(*optimizers) if self._weighs else []

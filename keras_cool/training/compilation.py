@@ -3,11 +3,11 @@
 import keras
 
 from keras_cool.keras_private import KerasSaveable
-from keras_cool.optimizers_of import accumulating_optimizers
+from keras_cool.optimizer_roles import accumulators, gradient_estimator
 from keras_cool.saved_seeds import SavedSeeds
-from keras_cool.training.microbatches import Microbatches
-from keras_cool.training.step import multi_gradient_method
-from keras_cool.training.whole_batch import LossKinds
+from keras_cool.training.loss_shares import LossKinds
+from keras_cool.training.microbatches import checked_size
+from keras_cool.training.step import SingleGradient
 
 
 class Injected:
@@ -46,8 +46,9 @@ class Compilation:
     # Whether a callback alone has given the model the mixin: what `Accumulate` does on a model with
     # it, weigh the batches and finish the last window, it does not do then.
     _is_plain = False
-    _microbatches: Microbatches | None = None
-    _injected: "Injected | None" = None
+    _microbatch_size: int | None = None
+    _single_gradient: SingleGradient | None = None  # of a model with a micro-batch size
+    _injected: Injected | None = None
     _seeds: SeedsOfModel | None = None
     _loss_kinds: LossKinds | None = None  # of a model that was injected when it was compiled
 
@@ -67,32 +68,34 @@ class Compilation:
             ValueError: If `microbatch_size` is not a positive integer, or the model has a
                 `train_step` of its own, which would not use it.
         """
-        microbatches = self._make_microbatches(microbatch_size)
+        size, single_gradient = self._split_by(microbatch_size)
         injected, self._injected = self._injected, None
         if injected is not None and not args and "optimizer" not in kwargs:
             kwargs["optimizer"] = injected.optimizer
         super().compile(*args, **kwargs)
-        self._microbatches = microbatches
+        self._microbatch_size, self._single_gradient = size, single_gradient
         self._loss_kinds = LossKinds()
         self.share_seeds()
 
     @property
     def microbatch_size(self):
         """The number of samples that are computed at a time, or `None`: all of a batch."""
-        return None if self._microbatches is None else self._microbatches.size
+        return self._microbatch_size
 
     @microbatch_size.setter
     def microbatch_size(self, microbatch_size):
-        self._microbatches = self._make_microbatches(microbatch_size)
+        self._microbatch_size, self._single_gradient = self._split_by(microbatch_size)
         self.train_function = None
 
-    def _make_microbatches(self, size):
+    def _split_by(self, size):
+        """Returns the size of micro-batches, checked, and what counts their steps."""
         if size is None:
-            return None
+            return None, None
+        size = checked_size(size)
         self.check_no_train_step()
         self._is_plain = False  # whoever asks for micro-batches asks for the mixin
         with self.scope_of_variables():
-            return Microbatches(size)
+            return size, SingleGradient()
 
     def get_compile_config(self):
         """The arguments of `compile`, as a saved file holds them."""
@@ -117,9 +120,9 @@ class Compilation:
         where a model that was injected finds them again, or else with the model."""
         if self._is_plain:
             return
-        method = multi_gradient_method(self.optimizer)
+        method = gradient_estimator(self.optimizer)
         # One file holds the seeds once: under a `MultiOptimizer` the first `Accumulate` does.
-        ours = [method] if method else accumulating_optimizers(self.optimizer)[:1]
+        ours = [method] if method else accumulators(self.optimizer)[:1]
         for optimizer in ours:
             optimizer.save_seeds_of(self)
         self._seeds = None if ours else SeedsOfModel(self)

@@ -1,19 +1,41 @@
 """Gradients of a loss at any point, without moving a variable: `Evaluation`."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from keras import ops
 
 from keras_cool import backend
 from keras_cool.gradients import KEEPS_ASSIGNED, densify, value_and_grad_at
 from keras_cool.keras_private import OverlayScope, is_seed_state
 from keras_cool.training.fingerprint import fingerprint
-from keras_cool.training.microbatches import Microbatches
-from keras_cool.training.whole_batch import (
+from keras_cool.training.loss_shares import (
     ALL,
+    BatchWeight,
     LossKinds,
+    LossShare,
     SampleDimensions,
+    UnknownNormaliserError,
     UnknownSumError,
-    WholeBatchLosses,
 )
+from keras_cool.training.microbatches import Part, in_microbatches, take_apart
+
+
+class Objective(NamedTuple):
+    """What is computed on a batch, or on a part of one.
+
+    Attributes:
+        forward: A function `forward(*part)` that returns the outputs, any nest of tensors.
+        loss: A function `loss(*part, outputs)` that returns the loss to differentiate, a scalar.
+        summarise: A function `summarise(*part, outputs, loss)` that updates metrics and returns
+            the logs, or `None`. It is called in the first evaluation.
+        aux: A function of the outputs that returns what the caller wants of them, or `None`.
+    """
+
+    forward: Callable
+    loss: Callable
+    summarise: Callable | None = None
+    aux: Callable | None = None
 
 
 class Evaluation:
@@ -24,75 +46,90 @@ class Evaluation:
     assigns to it is kept in `updates`, pairs of variables and values, for the caller to assign once
     the step is decided; what the later ones assign is dropped.
 
+    A batch is computed at once, or one micro-batch after another. If at once, its parts are handed
+    on as they are: outputs of any form, `None` for a missing gradient, sparse gradients.
+
     Args:
-        loss_function: A function of the parts of the batch that returns `(loss, aux)`: the loss to
-            differentiate, a scalar, and any nest of tensors.
-        batch: Tuple of nests of tensors, samples first: what `loss_function` is called with.
+        objective: An `Objective`.
+        batch: Tuple of nests of tensors, samples first: what its functions are called with.
         variables: List of the `keras.Variable`s to differentiate by.
         scale_loss: The optimizer's `scale_loss`. Gradients are taken of the scaled loss and then
             unscaled.
-        summarise: A function `summarise(*batch, loss, aux)` that updates metrics and returns the
-            logs, or `None`. It is called in the first evaluation.
+        microbatch_size: Integer, the number of samples that are computed at a time, or `None`: all.
         window_share: The batch's share of the batches that an update is made of, a number or a
             scalar tensor.
         kinds: The `LossKinds` of the model.
         numbers: List of scalar tensors that the loss may depend on besides, those of a `Schedule`.
+        events: The `StepEvents` that are told of the micro-batches of the first evaluation, or
+            `None`.
     """
 
     def __init__(
         self,
-        loss_function,
+        objective,
         batch,
         variables,
         scale_loss,
-        summarise=None,
+        microbatch_size=None,
         window_share=1.0,
         kinds=None,
         numbers=(),
+        events=None,
     ):
         self.variables = variables
         self.loss = None
         self.aux = None
         self.logs = None
         self.updates = []
+        self.weight = BatchWeight()
         self.missing = [True] * len(variables)
         self.count = 0
-        self.divisor = None  # of the loss, see `WholeBatchLosses`
-        self.is_a_sum = False
-        self.has_several_divisors = False
-        self._loss_function = loss_function
+        self._objective = objective
         self._batch = batch
         self._scale_loss = scale_loss
-        self._summarise = summarise
+        self._microbatch_size = microbatch_size
         self._window_share = window_share
         self._kinds = kinds or LossKinds()
         self._numbers = numbers
+        self._events = events
         self._others_read = {}  # what the loss read besides the variables, by id
         self._random_numbers = backend.snapshots.SameRandomNumbers()
 
     def __call__(self, point):
-        """Gives `(loss, gradients)` at `point`, a list of tensors shaped like the variables.
+        """Returns `(loss, gradients)` at `point`, a list of tensors shaped like the variables.
 
         The gradients are dense tensors, zeros where the loss does not depend on a variable. Under
         a distribution strategy loss and gradients are those of the whole batch, all replicas.
         """
-        loss, gradients = self.raw(point)
+        loss, gradients = self.of_replica(point)
         gradients = [densify(g, p) for g, p in zip(gradients, point, strict=True)]
         return backend.updates.sum_over_replicas(loss, gradients)
 
+    def of_replica(self, point):
+        """Returns `(loss, gradients)` of this replica, as the backend makes them, some `None`."""
+        with self._random_numbers, OverlayScope() as scope:
+            part = self._compute(point)
+        gradients = unscale(part.gradients, self._scale_loss)
+        if part.measured:
+            self._tell(part.measured, gradients)
+        self._keep_first(part, scope.updates)
+        self.count += 1
+        self.missing = [m and g is None for m, g in zip(self.missing, gradients, strict=True)]
+        return part.loss, gradients
+
     def forward(self, point):
-        """Gives the loss at `point`, without its gradients.
+        """Returns the loss at `point`, without its gradients.
 
         Before the first evaluation it takes that one's part: its loss, metrics and layer state are
         the ones kept.
         """
         with self._random_numbers, OverlayScope() as scope:
-            loss, aux, logs, _ = self._compute(point, differentiate=False)
-        self._keep_first(loss, aux, logs, scope.updates)
-        return backend.updates.sum_over_replicas(loss, [])[0]
+            part = self._compute(point, differentiate=False)
+        self._keep_first(part, scope.updates)
+        return backend.updates.sum_over_replicas(part.loss, [])[0]
 
     def while_loop(self, cond, body, loop_vars):
-        """Gives `keras.ops.while_loop` of a flat sequence of tensors, as a list.
+        """Returns `keras.ops.while_loop` of a flat sequence of tensors, as a list.
 
         The body may evaluate; the first evaluation has to stand before the loop. What cond and body
         assign to variables does not leave the loop.
@@ -115,71 +152,68 @@ class Evaluation:
         read = {*self._others_read, *(id(v) for v in self.variables)}
         return not (drawn or self._random_numbers.were_drawn() or changed & read)
 
-    @property
-    def has_measured_parts(self):
-        """Whether there are measured parts to show: not where a batch is computed at once."""
-        return False
-
-    def raw(self, point):
-        """Gives `(loss, gradients)` of this replica, as the backend made them, `None` included."""
-        with self._random_numbers, OverlayScope() as scope:
-            loss, aux, logs, gradients = self._compute(point)
-        gradients = unscale(gradients, self._scale_loss)
-        self._keep_first(loss, aux, logs, scope.updates)
-        self.count += 1
-        self.missing = [m and g is None for m, g in zip(self.missing, gradients, strict=True)]
-        return loss, gradients
-
-    def _keep_first(self, loss, aux, logs, updates):
+    def _keep_first(self, part, updates):
         if self.loss is None:
-            self.loss, self.aux, self.logs, self.updates = loss, aux, logs, updates
+            self.loss, self.aux, self.logs, self.updates = part.loss, part.aux, part.logs, updates
+            self.weight = part.weight
+
+    def _tell(self, measured, gradients):
+        """Tells the callbacks what they measured of the micro-batches, those of all replicas, whose
+        gradients are parts of a sum."""
+        *measured, parts = measured
+        scale = self._scale_loss(ops.ones(()))
+        measured = [m / scale**2 for m in measured]
+        parts = ops.cast(parts, "float32")
+        parts, measured = backend.updates.sum_over_replicas(parts, measured)
+        replicas = backend.updates.number_of_replicas()
+        samples = ops.shape(take_apart(self._batch)[0][0])[0] * replicas
+        present = [g for g in gradients if g is not None]
+        present = backend.updates.gradients_of_all_replicas(present)
+        self._events.microbatches([m * replicas for m in measured], parts, samples, present)
 
     def _compute(self, point, differentiate=True):
-        """Gives `(loss, aux, logs, gradients)`, those of the scaled loss."""
-        is_whole = isinstance(self._window_share, float)  # then a sum is what it is
+        """Returns the `Part` that is the whole batch."""
         try:
-            sums = ALL if is_whole else self._sums_of_samples(point)
-            losses = WholeBatchLosses(1.0, window_share=self._window_share, sums=sums)
-            *result, divisor = self._part(point, self._batch, losses, differentiate=differentiate)
+            return self._computed(point, differentiate)
         except UnknownSumError:
             self._kinds.have_sums = True
-            return self._compute(point, differentiate)
-        self._note_weight(divisor, losses.is_a_sum, losses.have_several_divisors)
-        return result
+        except UnknownNormaliserError:
+            if self._kinds.have_normalisers:
+                raise
+            self._kinds.have_normalisers = True
+        return self._compute(point, differentiate)
 
-    def _sums_of_samples(self, point):
-        """Which `sum` losses are ones over samples; `None` as long as none has been met."""
-        if not self._kinds.have_sums:
-            return None
-        try:
-            tensors, _ = Microbatches.flatten(self._batch)
-        except ValueError:
-            return ALL  # a batch that cannot be taken apart, as of graphs
-        return self._sample_dimensions(point).of_sums if tensors else ALL
+    def _computed(self, point, differentiate):
+        if self._microbatch_size is None:
+            is_alone = isinstance(self._window_share, float)  # then a sum is what it is
+            sums = ALL if is_alone else self._sums_of_samples(point)
+            losses = LossShare(1.0, window_share=self._window_share, sums=sums)
+            return self._part(point, self._batch, losses, None, differentiate)
 
-    def _sample_dimensions(self, point):
-        def run(batch, losses):
-            with OverlayScope(zip(self.variables, point, strict=True)), losses.correcting():
-                return self._loss_function(*batch)
+        tensors, pack = take_apart(self._batch)
+        totals = self._normalisers(point, tensors, pack) if self._kinds.have_normalisers else []
+        sums = self._sums_of_samples(point)
 
-        return SampleDimensions(run, *Microbatches.flatten(self._batch))
+        def compute(microbatch, share):
+            losses = LossShare(share, totals, self._window_share, sums)
+            return self._part(point, microbatch, losses, share, differentiate)
 
-    def _note_weight(self, divisor, is_a_sum, has_several_divisors):
-        """Notes what the first evaluation finds; a later one may be in a loop, whose tensors do not
-        leave it."""
-        if self.loss is None:
-            self.divisor, self.is_a_sum = divisor, is_a_sum
-            self.has_several_divisors = has_several_divisors
+        return in_microbatches(
+            compute,
+            tensors,
+            pack,
+            self._microbatch_size,
+            like=point if differentiate else [],
+            are_rows=lambda: self._sample_dimensions(point).of_aux,
+        )
 
-    def _part(self, point, batch, losses, share=None, differentiate=True):
-        """Gives `(loss, aux, logs, gradients, divisor)` of a part of the batch; the gradients are
-        those of the loss times `share`, or an empty list."""
+    def _part(self, point, batch, losses, share, differentiate):
+        """Returns the `Part` of one micro-batch, or of the whole batch: `share=None`."""
 
         def objective():
-            with losses.correcting():
-                loss, aux = self._loss_function(*batch)
+            loss, outputs = self._loss_of(batch, losses)
             weighted = loss if share is None else loss * ops.cast(share, loss.dtype)
-            return self._scale_loss(weighted), (loss, aux, losses.divisor)
+            return self._scale_loss(weighted), (loss, outputs, losses.weight.divisor)
 
         if differentiate:
             (_, results), gradients = value_and_grad_at(objective, self.variables)(point)
@@ -190,11 +224,55 @@ class Evaluation:
             self._others_read.update(scope.others_read)
             for variable, value in scope.updates:
                 variable.assign(value)
-        loss, aux, divisor = results
-        if self._summarise is None:
-            return loss, aux, None, gradients, divisor
-        logs = self._summarise(*batch, loss, aux) if self.loss is None else None
-        return loss, None, logs, gradients, divisor
+        loss, outputs, divisor = results
+        is_first = self.loss is None
+        _, _, summarise, aux = self._objective
+        measured = []
+        if share is not None and differentiate and is_first and self._events is not None:
+            measured = self._events.measured(gradients, share)
+        return Part(
+            loss,
+            None if aux is None else aux(outputs),
+            summarise(*batch, outputs, loss) if summarise is not None and is_first else None,
+            gradients,
+            losses.weight._replace(divisor=divisor),
+            measured,
+        )
+
+    def _loss_of(self, batch, losses):
+        with losses.correcting():
+            outputs = self._objective.forward(*batch)
+            return self._objective.loss(*batch, outputs), outputs
+
+    def _normalisers(self, point, tensors, pack):
+        """The losses' normalisers, summed over the batch: a forward pass, of which a compiler
+        leaves what they depend on."""
+
+        def body(state, microbatch, share):
+            losses = LossShare(share, sums=ALL)
+            with OverlayScope(zip(self.variables, point, strict=True)):
+                self._loss_of(pack(microbatch), losses)
+            return losses.normalisers, [], [], []
+
+        return backend.loops.over_microbatches(body, list, tensors, self._microbatch_size)[0]
+
+    def _sums_of_samples(self, point):
+        """Which `sum` losses are ones over samples; `None` as long as none has been met."""
+        if not self._kinds.have_sums:
+            return None
+        try:
+            tensors, _ = take_apart(self._batch)
+        except ValueError:
+            return ALL  # a batch that cannot be taken apart, as of graphs
+        return self._sample_dimensions(point).of_sums if tensors else ALL
+
+    def _sample_dimensions(self, point):
+        def run(batch, losses):
+            with OverlayScope(zip(self.variables, point, strict=True)):
+                _, outputs = self._loss_of(batch, losses)
+            return self._objective.aux(outputs) if self._objective.aux else None
+
+        return SampleDimensions(run, *take_apart(self._batch))
 
 
 def unscale(gradients, scale_loss):
@@ -203,7 +281,7 @@ def unscale(gradients, scale_loss):
 
 
 def rescale(gradients, scale_loss):
-    """Undoes `unscale`: gives the gradients that an optimizer which unscales them expects."""
+    """Undoes `unscale`: returns the gradients that an optimizer which unscales them expects."""
     return _scaled(gradients, scale_loss, ops.multiply)
 
 

@@ -4,7 +4,7 @@ import contextlib
 
 import keras
 
-from keras_cool.optimizers_of import accumulating_optimizers, may_accumulate, optimizers_of
+from keras_cool.optimizer_roles import accumulators, may_accumulate, optimizers_of
 
 
 class FinishWindow(keras.callbacks.Callback):
@@ -70,11 +70,12 @@ class FinishWindow(keras.callbacks.Callback):
         self._is_training = False
 
     def _optimizers(self):
-        return accumulating_optimizers(*optimizers_of(self.model))
+        return accumulators(*optimizers_of(self.model))
 
     def _finish(self, optimizers):
         # The update is a step's, with the numbers that a `Schedule` gives those.
-        with getattr(self.model, "during_step", contextlib.nullcontext)():
+        hooks = getattr(self.model, "step_hooks", None)
+        with contextlib.nullcontext() if hooks is None else hooks.during_step():
             for optimizer in optimizers:
                 optimizer.finish_window()
 

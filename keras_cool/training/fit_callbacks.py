@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_cool.optimizer_roles import gradient_estimator
 from keras_cool.training.finish_window import FinishWindow
 
 # What else is in the logs of an epoch and makes a line longer than a terminal.
@@ -29,11 +30,9 @@ class EpochCounts(keras.callbacks.Callback):
     """
 
     def on_epoch_end(self, epoch, logs=None):
-        optimizer = self.model.optimizer
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            optimizer = optimizer.inner_optimizer
-        if hasattr(optimizer, "end_epoch"):
-            optimizer.end_epoch()
+        method = gradient_estimator(self.model.optimizer)
+        if method is not None:
+            method.end_epoch()
         if logs is not None:
             for name, value in self.model.step_counts().items():
                 logs.setdefault(name, value)

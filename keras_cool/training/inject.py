@@ -6,8 +6,8 @@ import keras
 
 from keras_cool.keras_private import set_compiled_optimizer
 from keras_cool.training.compilation import Injected
+from keras_cool.training.loss_shares import LossKinds
 from keras_cool.training.mixin import MultiGradientMixin
-from keras_cool.training.whole_batch import LossKinds
 
 
 def inject(model, optimizer=None):

@@ -1,67 +1,135 @@
-"""`Microbatches`: how many samples of a batch are computed at a time, and how it is taken apart."""
+"""A batch taken apart into micro-batches, and what is computed on them put together again."""
 
 from numbers import Integral
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops, tree
 
+from keras_cool import backend
+from keras_cool.gradients import densify
+from keras_cool.keras_private import OverlayScope
+from keras_cool.training.loss_shares import BatchWeight
 
-class Microbatches:
-    """The micro-batches of a model's batches.
 
-    Args:
-        size: Integer, the number of samples that are computed at a time, on each device.
+class Part(NamedTuple):
+    """What is computed on a part of a batch, or on the whole.
 
-    Raises:
-        ValueError: If `size` is not a positive integer.
+    Attributes:
+        loss: Scalar tensor.
+        aux: Nest of tensors that the loss function returned beside the loss, or `None`.
+        logs: Nest of tensors, or `None`.
+        gradients: List of tensors or `None`, those of the scaled loss times the part's share of the
+            samples; empty if they were not asked for.
+        weight: `BatchWeight`.
+        measured: List of scalar tensors that are added up over the parts.
     """
 
-    def __init__(self, size):
-        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-            raise ValueError(
-                "`microbatch_size` is the number of samples that are computed at a time: a "
-                f"positive integer. It was given {size!r}. For example: "
-                "model.compile('adam', loss='mse', microbatch_size=16). With "
-                "`microbatch_size=None` every batch is computed at once."
-            )
-        self.size = int(size)
-        self.have_counted = False  # not in a step of one's own
-        self._skipped_steps = keras.Variable(
-            0,
-            dtype="int32",
-            trainable=False,
-            aggregation="only_first_replica",
-            name="skipped_steps",
+    loss: Any
+    aux: Any
+    logs: Any
+    gradients: list
+    weight: BatchWeight
+    measured: list
+
+
+def checked_size(size):
+    """Returns `microbatch_size` as an integer."""
+    if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+        raise ValueError(
+            "`microbatch_size` is the number of samples that are computed at a time: a "
+            f"positive integer. It was given {size!r}. For example: "
+            "model.compile('adam', loss='mse', microbatch_size=16). With "
+            "`microbatch_size=None` every batch is computed at once."
         )
+    return int(size)
 
-    @property
-    def variables(self):
-        """The state: a count that is no part of the model's weights."""
-        return [self._skipped_steps]
 
-    def count(self, gradient_evaluations, finite):
-        """Counts a step as skipped if its gradient was not `finite`, a scalar boolean tensor."""
-        self.have_counted = True
-        self._skipped_steps.assign_add(ops.cast(ops.logical_not(finite), "int32"))
+def take_apart(batch):
+    """Returns `(tensors, pack)`: the tensors of a batch, and the function that makes a batch of
+    tensors like them."""
+    leaves = tree.flatten(batch)
+    present = [leaf is not None for leaf in leaves]
+    tensors = [_dense(leaf) for leaf in leaves if leaf is not None]
+    _check(tensors)
 
-    def step_logs(self):
-        """What a step adds to the logs: a dictionary of names and scalar tensors."""
-        return {"skipped_steps": self._skipped_steps.value + 0}  # + 0: a copy
+    def pack(tensors):
+        remaining = iter(tensors)
+        return tree.pack_sequence_as(batch, [next(remaining) if p else None for p in present])
 
-    @staticmethod
-    def flatten(batch):
-        """Gives `(tensors, pack)`: the tensors of a batch, and the function that makes a batch of
-        tensors like them."""
-        leaves = tree.flatten(batch)
-        present = [leaf is not None for leaf in leaves]
-        tensors = [_dense(leaf) for leaf in leaves if leaf is not None]
-        _check(tensors)
+    return tensors, pack
 
-        def pack(tensors):
-            remaining = iter(tensors)
-            return tree.pack_sequence_as(batch, [next(remaining) if p else None for p in present])
 
-        return tensors, pack
+def in_microbatches(compute, tensors, pack, size, like, are_rows):
+    """Computes a batch one micro-batch after another, with the memory of one.
+
+    Each micro-batch goes on from the state in which the one before left seeds, layer state and
+    metrics. Gradients, losses and scalars in `aux` are added up; the other tensors in `aux` have
+    the samples as their first dimension, and are joined. The logs are those of the last one.
+
+    Args:
+        compute: A function `compute(microbatch, share)` that returns a `Part`. `share` is the
+            micro-batch's share of the samples, a number or a scalar tensor.
+        tensors: List of the tensors of the batch, samples first.
+        pack: A function of such a list that returns a batch.
+        size: Integer, the number of samples of a micro-batch.
+        like: List of tensors shaped like the gradients, or an empty list.
+        are_rows: A function without arguments that returns, for each tensor in `aux`, whether its
+            first dimension is the samples.
+
+    Returns:
+        The `Part` that they make up, the whole.
+    """
+    assigned = []
+    missing = [True] * len(like)
+    template: list[Part] = []  # what a micro-batch gave; no tensor, which would leave the loop
+
+    def body(state, microbatch, share):
+        with OverlayScope(zip(assigned, state, strict=True)) as scope:
+            part = compute(pack(microbatch), share)
+        _note_assigned(assigned, scope, is_first=not template)
+        missing[:] = [m and g is None for m, g in zip(missing, part.gradients, strict=True)]
+        scalars, rows = _split_aux(part.aux, microbatch[0], are_rows)
+        sums = [densify(g, p) for g, p in zip(part.gradients, like, strict=True)]
+        sums += [s * ops.cast(share, s.dtype) for s in [part.loss, *scalars]]
+        sums += part.measured
+        if part.weight.divisor is not None:
+            sums.append(part.weight.divisor)
+        template[:] = [
+            part._replace(
+                loss=None,
+                aux=_without_tensors(part.aux),
+                logs=_without_tensors(part.logs),
+                gradients=[],
+                weight=_without_tensors(part.weight),
+                measured=[None] * len(part.measured),
+            )
+        ]
+        state = [scope.get_current_value(v) for v in assigned]
+        return [_wide(s) for s in sums], state, rows, _tensors(part.logs)
+
+    def state():
+        return [v.value for v in assigned]
+
+    sums, new_state, rows, logs = backend.loops.over_microbatches(body, state, tensors, size)
+    for variable, value in zip(assigned, new_state, strict=True):
+        variable.assign(value)
+    last = template[0]
+    divisor = None if last.weight.divisor is None else sums.pop()
+    measured = [sums.pop() for _ in last.measured][::-1]
+    gradients = [
+        None if absent else ops.cast(g, p.dtype)
+        for g, p, absent in zip(sums, like, missing, strict=False)
+    ]
+    loss, *scalars = sums[len(like) :]
+    return Part(
+        loss,
+        _joined_aux(last.aux, scalars, rows),
+        _with_tensors(last.logs, logs),
+        gradients,
+        last.weight._replace(divisor=divisor),
+        measured,
+    )
 
 
 def _dense(leaf):
@@ -88,3 +156,68 @@ def _check(tensors):
             f"tensor. It has the shapes {shapes}. Give them the same first dimension, or compile "
             "without `microbatch_size`."
         )
+
+
+def _note_assigned(assigned, scope, is_first):
+    known = {id(v) for v in assigned}
+    new = [variable for variable, _ in scope.updates if id(variable) not in known]
+    if new and not is_first:
+        raise ValueError(
+            f"A later micro-batch assigns to variables that the first one did not: "
+            f"{[v.path for v in new]}. Assign to the same variables in each."
+        )
+    assigned.extend(new)
+
+
+def _wide(tensor):
+    """Sums of 16-bit numbers are made in 32 bits."""
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return ops.cast(tensor, "float32") if dtype in ("float16", "bfloat16") else tensor
+
+
+def _tensors(nest):
+    return [leaf for leaf in tree.flatten(nest) if ops.is_tensor(leaf)]
+
+
+class _Place:
+    """Stands for a tensor in a nest."""
+
+    def __init__(self, tensor):
+        self.dimensions = len(tensor.shape)
+
+
+def _without_tensors(nest):
+    return tree.map_structure(lambda x: _Place(x) if ops.is_tensor(x) else x, nest)
+
+
+def _with_tensors(nest, tensors):
+    remaining = iter(tensors)
+    leaves = [next(remaining) if isinstance(x, _Place) else x for x in tree.flatten(nest)]
+    return tree.pack_sequence_as(nest, leaves)
+
+
+def _split_aux(aux, microbatch, are_rows):
+    """Returns the scalars of `aux`, to be averaged, and its other tensors, to be joined."""
+    tensors = _tensors(aux)
+    scalars = [t for t in tensors if len(t.shape) == 0]
+    rows = [t for t in tensors if len(t.shape) > 0]
+    integers = any("float" not in keras.backend.standardize_dtype(t.dtype) for t in scalars)
+    # A tensor may have as many entries as a micro-batch has samples, by chance.
+    others = integers or any(t.shape[0] != microbatch.shape[0] for t in rows)
+    if others or (
+        rows and not all(r for r, t in zip(are_rows(), tensors, strict=True) if len(t.shape))
+    ):
+        shapes = [f"{keras.backend.standardize_dtype(t.dtype)} {tuple(t.shape)}" for t in tensors]
+        raise ValueError(
+            "Under `microbatch_size` what a loss function returns beside the loss is either a "
+            "floating-point scalar, which is averaged over the samples, or has the samples as its "
+            f"first dimension, {microbatch.shape[0]} of them here. It returned: {shapes}. Reduce "
+            "the others to scalars, or leave them out."
+        )
+    return scalars, rows
+
+
+def _joined_aux(aux, scalars, rows):
+    scalars, rows = iter(scalars), iter(rows)
+    places = [x for x in tree.flatten(aux) if isinstance(x, _Place)]
+    return _with_tensors(aux, [next(rows) if p.dimensions else next(scalars) for p in places])

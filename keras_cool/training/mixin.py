@@ -16,25 +16,23 @@ from keras_cool.keras_private import (
     training_loss,
     unscaled_for_replicas,
 )
-from keras_cool.optimizers_of import accumulating_optimizers, may_accumulate, optimizers_of
-from keras_cool.training import batch_weights
-from keras_cool.training.compilation import Compilation
-from keras_cool.training.evaluation import Evaluation, rescale
-from keras_cool.training.extended_step import ExtendedStep
-from keras_cool.training.fit_callbacks import as_numbers, with_own_callbacks
-from keras_cool.training.microbatch_evaluation import MicrobatchEvaluation
-from keras_cool.training.step import (
-    assign,
-    check_no_overwriting,
-    multi_gradient_method,
-    take_estimated_step,
-    take_plain_step,
+from keras_cool.optimizer_roles import (
+    accumulators,
+    gradient_estimator,
+    may_accumulate,
+    optimizers_of,
 )
+from keras_cool.training.batch_weights import BatchWeights
+from keras_cool.training.compilation import Compilation
+from keras_cool.training.evaluation import Evaluation, Objective, rescale
+from keras_cool.training.fit_callbacks import as_numbers, with_own_callbacks
+from keras_cool.training.step import assign, check_no_overwriting, take_step
+from keras_cool.training.step_hooks import StepHooks
 
 BackendStep: Any = backend.train_step.BackendStep
 
 
-class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
+class MultiGradientMixin(Compilation, BackendStep):
     """Gives a Keras model training steps that need more than one gradient.
 
     Put it before `keras.Model` (or `keras.Sequential`, or a class of your own) in the bases. Then
@@ -106,32 +104,31 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
             The logs: a dictionary of names and scalar tensors. A `"loss"` among them is averaged
             over the epoch; the others are shown as the last step gave them.
         """
-        method = multi_gradient_method(self.optimizer)
-        if not self.trainable_variables:
+        variables, method = self.trainable_variables, gradient_estimator(self.optimizer)
+        if not variables:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
             method = None
+        elif method is None:
+            method = self._single_gradient
+        if method is not None:
+            check_no_overwriting(variables)
+        if accumulators(self.optimizer):
+            method = None
 
-        def loss_function(x, y, sample_weight):
-            y_pred = forward(self, x)
-            return training_loss(self, x, y, y_pred, sample_weight), y_pred
+        def loss(x, y, sample_weight, y_pred):
+            return training_loss(self, x, y, y_pred, sample_weight)
 
-        def summarise(x, y, sample_weight, loss, y_pred):
+        def summarise(x, y, sample_weight, y_pred, loss):
             self._track_loss(loss, x)
             return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
+        objective = Objective(lambda x, y, w: forward(self, x), loss, summarise)
         batch = (x, y, sample_weight)
-        evaluation = self._evaluation(
-            loss_function, batch, self.trainable_variables, self.optimizer, summarise
-        )
-        counter = method or (self._microbatches if self.trainable_variables else None)
-        if counter is not None:
-            check_no_overwriting(self.trainable_variables)
-        if counter is None or accumulating_optimizers(self.optimizer):
-            return take_plain_step(self, evaluation)
-        return take_estimated_step(self, evaluation, counter)
+        evaluation = self._evaluation(objective, batch, variables, self.optimizer)
+        return take_step(self, evaluation, method)
 
     def value_and_grad(self, loss_function, variables, has_aux=False, optimizer=None, batch=None):
-        """Gives a loss and its gradients at the present state.
+        """Returns a loss and its gradients at the present state.
 
         What the loss function assigns is kept: seeds advance, layer state and metrics are updated,
         as in a forward pass of Keras. Call it inside `multi_gradient_step`.
@@ -164,7 +161,7 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
             ValueError: If the loss is not a scalar, if `has_aux=True` and there is no pair, or if
                 the model has a `microbatch_size` and there is no `batch`.
         """
-        if self._microbatches is not None and batch is None:
+        if self.microbatch_size is not None and batch is None:
             raise ValueError(
                 f"The model was compiled with microbatch_size={self.microbatch_size}, and "
                 "`value_and_grad` was not told what to split. Hand it the batch, and let the loss "
@@ -173,15 +170,15 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
             )
         optimizer = optimizer or getattr(self, "optimizer", None)
         variables = _checked_variables(variables, "value_and_grad")
-        evaluation = self._evaluation(
-            _with_aux(loss_function, has_aux), batch or (), variables, optimizer
+        objective = Objective(
+            _with_aux(loss_function, has_aux),
+            loss=lambda *part: part[-1][0],
+            aux=lambda outputs: outputs[1],
         )
-        loss, gradients = evaluation.raw([v.value for v in variables])
+        evaluation = self._evaluation(objective, batch or (), variables, optimizer)
+        loss, gradients = evaluation.of_replica([v.value for v in variables])
         assign(evaluation.updates)
-        batch_weights.note(evaluation, optimizer)
-        if evaluation.has_measured_parts:
-            present = [g for g in gradients if g is not None]
-            evaluation.show_parts(backend.updates.gradients_of_all_replicas(present))
+        self.step_hooks.events.weights.note(evaluation, optimizer)
         return ((loss, evaluation.aux) if has_aux else loss), gradients
 
     def apply_gradients(self, gradients, variables, optimizer=None):
@@ -215,20 +212,14 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
                 "The `optimizer` of `apply_gradients` is a Keras optimizer, an attribute of the "
                 f"model. It was given {optimizer!r}."
             )
-        with batch_weights.counting(optimizer, variables):
+        events = self.step_hooks.events
+        with events.weights.counting(optimizer, variables):
             if optimizer is self.optimizer:
-                self.show_gradients(gradients, variables, of_all_replicas=False)
-            self.update_by(optimizer, gradients, variables)
-        batch_weights.forget(variables)
+                events.gradients(gradients, variables, of_all_replicas=False)
+            self._apply(optimizer, gradients, variables)
 
-    def update_by(self, optimizer, gradients, variables):
-        """Lets an optimizer update variables, as `apply_gradients`, unseen by the callbacks.
-
-        Args:
-            optimizer: A Keras optimizer.
-            gradients: List of tensors or `None`, one for each variable and of its shape.
-            variables: List of the `keras.Variable`s to update.
-        """
+    def _apply(self, optimizer, gradients, variables):
+        """Lets an optimizer update variables, as `apply_gradients`, unseen by the callbacks."""
         gradients = rescale(gradients, optimizer.scale_loss)
 
         def update(gradients):
@@ -251,7 +242,7 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
         # A `fit` of one's own may order its arguments in another way than Keras'.
         names = list(inspect.signature(super().fit).parameters)
         given = {**dict(zip(names, args, strict=False)), **kwargs}
-        self.keep_step_callbacks(given.get("callbacks") or [])
+        self.step_hooks.keep(given.get("callbacks") or [])
         callbacks = given.get("callbacks")
         if not self._is_plain:
             accumulates = may_accumulate(*optimizers_of(self))
@@ -286,10 +277,10 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
             for a plain optimizer.
         """
         optimizer = getattr(self, "optimizer", None)
-        method, accumulates = multi_gradient_method(optimizer), accumulating_optimizers(optimizer)
-        counters = [method] if method is not None else accumulates
-        if not counters and self._microbatches is not None and self._microbatches.have_counted:
-            counters = [self._microbatches]
+        method, single = gradient_estimator(optimizer), self._single_gradient
+        counters = [method] if method is not None else accumulators(optimizer)
+        if not counters and single is not None and single.has_counted:
+            counters = [single]
         counts: dict = {}
         for counter in counters:  # several `Accumulate`s in a `MultiOptimizer`
             for name, value in as_numbers(counter.step_logs()).items():
@@ -301,10 +292,10 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
         overridden = type(self).multi_gradient_step is not MultiGradientMixin.multi_gradient_step
         return (
             not overridden
-            and not self.step_callbacks
-            and self._microbatches is None
-            and multi_gradient_method(self.optimizer) is None
-            and not accumulating_optimizers(self.optimizer)
+            and not self.step_hooks.callbacks
+            and self.microbatch_size is None
+            and gradient_estimator(self.optimizer) is None
+            and not accumulators(self.optimizer)
         )
 
     def run_step(self, data):
@@ -319,9 +310,8 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
         self.check_no_train_step()
         data = keras.tree.map_structure(_as_tensor, data)  # `train_on_batch` hands arrays over
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        self._present_step.has_tracked_loss = False
-        optimizers = None if self._is_plain else optimizers_of(self)
-        with self._extended(), batch_weights.step_of(batch_size(x), optimizers):
+        weights = BatchWeights(batch_size(x), weighs=not self._is_plain)
+        with self.step_hooks.step(weights, optimizers_of(self)) as events:
             logs = self.multi_gradient_step(x, y, sample_weight)
         if not isinstance(logs, dict):
             raise TypeError(
@@ -336,7 +326,7 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
                 f"shape {tuple(shape)}, and has to be a scalar. Reduce it, for "
                 "example with keras.ops.mean."
             )
-        if "loss" in logs and not self._present_step.has_tracked_loss:
+        if "loss" in logs and not events.has_tracked_loss:
             self._track_loss(logs["loss"], x)
             logs = {**logs, "loss": loss_tracker(self).result()}
         return logs
@@ -360,22 +350,66 @@ class MultiGradientMixin(Compilation, ExtendedStep, BackendStep):
                 "own) or into `multi_gradient_step` (a step of your own), and remove `train_step`."
             )
 
-    def _evaluation(self, loss_function, batch, variables, optimizer, summarise=None):
-        scale_loss = optimizer.scale_loss if optimizer else _no_scale
-        arguments = (loss_function, batch, variables, scale_loss, summarise)
-        share = batch_weights.window_share(optimizer)
-        numbers = [number for c in self.step_callbacks for number in c.numbers_in_step]
-        if self._microbatches is None or not keras.tree.flatten(batch):
-            return Evaluation(*arguments, share, self._loss_kinds, numbers)
-        observers = self.part_observers() if optimizer is self.optimizer else []
-        return MicrobatchEvaluation(
-            self._microbatches, observers, *arguments, share, self._loss_kinds, numbers
+    @property
+    def step_hooks(self):
+        """The callbacks that act inside the step, `StepHooks`."""
+        if "_step_hooks" not in vars(self):
+            vars(self)["_step_hooks"] = StepHooks()  # past Keras, which would track it
+        return vars(self)["_step_hooks"]
+
+    def make_train_function(self, force=False):
+        """Makes the training function, anew if other callbacks take part in the step."""
+        super().make_train_function(self._has_to_be_made("train", force))
+
+    def make_test_function(self, force=False):
+        """Makes the function that evaluates, as `make_train_function` that of training."""
+        super().make_test_function(self._has_to_be_made("test", force))
+
+    def make_predict_function(self, force=False):
+        """Makes the function that predicts, as `make_train_function` that of training."""
+        super().make_predict_function(self._has_to_be_made("predict", force))
+
+    def _has_to_be_made(self, kind, force):
+        """Whether a function has to be made anew; before any is, variables that share a buffer, as
+        weights and their average do on JAX at the end of `fit`, get one of their own: the steps
+        donate them."""
+        force = self.step_hooks.are_new_to(kind) or force
+        optimizer = getattr(self, "optimizer", None)
+        backend.snapshots.separate([*self.variables, *(optimizer.variables if optimizer else [])])
+        return force
+
+    def test_step(self, *args):
+        with self.reading_state(*args):
+            during_step = self.step_hooks.during_step()
+        with during_step:
+            return super().test_step(*args)
+
+    def predict_step(self, *args):
+        with self.reading_state(*args):
+            during_step = self.step_hooks.during_step()
+        with during_step:
+            return super().predict_step(*args)
+
+    def _evaluation(self, objective, batch, variables, optimizer):
+        events = self.step_hooks.events
+        is_split = self.microbatch_size is not None and bool(keras.tree.flatten(batch))
+        is_own = is_split and optimizer is getattr(self, "optimizer", None)
+        return Evaluation(
+            objective,
+            batch,
+            variables,
+            scale_loss=optimizer.scale_loss if optimizer else _no_scale,
+            microbatch_size=self.microbatch_size if is_split else None,
+            window_share=events.weights.window_share(optimizer),
+            kinds=self._loss_kinds,
+            numbers=events.numbers,
+            events=events.first_evaluation() if is_own else None,
         )
 
     def _track_loss(self, loss, x):
         # Keras takes the epoch's "loss" from this running mean, whatever the steps returned.
         loss_tracker(self).update_state(unscaled_for_replicas(loss), sample_weight=batch_size(x))
-        self._present_step.has_tracked_loss = True
+        self.step_hooks.events.has_tracked_loss = True
 
 
 def _with_aux(loss_function, has_aux):

@@ -1,59 +1,75 @@
-"""The default step: one gradient, or an estimate from several, handed to the optimizer."""
-
-import contextlib
+"""The default step: a gradient, or an estimate from several, handed to the optimizer."""
 
 import keras
 from keras import ops
 
 from keras_cool import backend
 from keras_cool.keras_private import OverlayScope
-from keras_cool.optimizers_of import accumulating_optimizers
-from keras_cool.training.batch_weights import note
+from keras_cool.optimizer_roles import GradientEstimator, accumulators
 
 
-def take_plain_step(model, evaluation):
-    """Applies the gradient at the present point; returns the logs.
+class SingleGradient(GradientEstimator):
+    """The method of a plain optimizer: one gradient, at the present point.
+
+    It counts the steps that are skipped, since their gradient is not finite, in a variable that is
+    no part of the model's weights.
+    """
+
+    def __init__(self):
+        self.has_counted = False  # not in a step of one's own
+        self._skipped_steps = keras.Variable(
+            0,
+            dtype="int32",
+            trainable=False,
+            aggregation="only_first_replica",
+            name="skipped_steps",
+        )
+
+    @property
+    def variables(self):
+        """The state."""
+        return [self._skipped_steps]
+
+    def estimate_gradient(self, evaluate, point):
+        _, gradients = evaluate(point)
+        return gradients
+
+    def count(self, gradient_evaluations, finite):
+        self.has_counted = True
+        self._skipped_steps.assign_add(ops.cast(ops.logical_not(finite), "int32"))
+
+    def step_logs(self):
+        return {"skipped_steps": self._skipped_steps.value + 0}  # + 0: a copy
+
+
+def take_step(model, evaluation, method):
+    """Takes the step of a method; returns the logs.
+
+    A gradient estimate that is not finite is not applied, and the step counted as skipped.
 
     Args:
         model: The Keras model, with the mixin.
         evaluation: The `Evaluation` of its loss on the batch.
+        method: The `GradientEstimator`, or `None`: the optimizer is handed the gradient of the
+            batch as Keras' own step would, and looks at it itself.
     """
     variables = evaluation.variables
-    _, gradients = evaluation.raw([v.value for v in variables])
-    gradients = backend.gradients.gradients_of_keras_step(gradients, variables)
-    updates = evaluation.updates
-    if accumulating_optimizers(model.optimizer) and not model._is_plain:
-        weights = {id(v) for v in model.weights}
-        updates = [(v, _if_finite(v, value) if id(v) in weights else value) for v, value in updates]
-    assign(updates)
-    if variables:
-        note(evaluation, model.optimizer)
-        model.apply_gradients(gradients, variables)
-    return evaluation.logs
-
-
-def take_estimated_step(model, evaluation, counter):
-    """Applies a gradient estimate, unless it is not finite; returns the logs.
-
-    Args:
-        model: The Keras model, with the mixin.
-        evaluation: The `Evaluation` of its loss on the batch.
-        counter: What counts the steps: the multi-gradient optimizer, or the model's `Microbatches`
-            where the estimate is the gradient itself.
-    """
-    method = multi_gradient_method(model.optimizer)
-    variables = evaluation.variables
-    if method is not None and method.built:
-        method.check_variables(variables)
     point = [v.value for v in variables]
+    if method is None:
+        _, gradients = evaluation.of_replica(point)
+        gradients = backend.gradients.gradients_of_keras_step(gradients, variables)
+        assign(_updates_that_hold(model, evaluation.updates))
+        if variables:
+            model.step_hooks.events.weights.note(evaluation, model.optimizer)
+            model.apply_gradients(gradients, variables)
+        return evaluation.logs
+
+    method.check_variables(variables)
     with OverlayScope() as scope:
-        if method is None:
-            _, estimate = evaluation(point)
-        else:
-            estimate = _checked_estimate(method, method.estimate_gradient(evaluation, point), point)
+        estimate = _checked_estimate(method, method.estimate_gradient(evaluation, point), point)
         estimate = [e.value if isinstance(e, keras.Variable) else e for e in estimate]
     finite = backend.updates.all_finite(estimate)
-    model.show_gradients(estimate, variables, of_all_replicas=True)
+    model.step_hooks.events.gradients(estimate, variables, of_all_replicas=True)
     replicas = backend.updates.number_of_replicas()
     if replicas > 1:  # whose gradients `apply` is going to add up
         estimate = [g / replicas for g in estimate]
@@ -66,7 +82,7 @@ def take_estimated_step(model, evaluation, counter):
     # statistics), the rest of the method's state and the step itself hold only if the estimate is
     # finite.
     weights = {id(v) for v in model.weights}
-    kept = set() if method is None else {id(v) for v in method.kept_variables}
+    kept = {id(v) for v in method.kept_variables}
     assign((v, value) for v, value in evaluation.updates if id(v) not in weights)
     assign((v, value) for v, value in scope.updates if id(v) in kept)
     held = [(v, value) for v, value in evaluation.updates if id(v) in weights]
@@ -75,9 +91,7 @@ def take_estimated_step(model, evaluation, counter):
     skips_itself = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
 
     def apply(gradients):
-        accepting = contextlib.nullcontext() if method is None else method.accepting_estimates()
-        with accepting:
-            model.update_by(model.optimizer, gradients, variables)
+        method.apply_estimate(lambda: model._apply(model.optimizer, gradients, variables))
 
     def update(values, gradients):
         assign(zip(held_variables, values, strict=True))
@@ -87,28 +101,8 @@ def take_estimated_step(model, evaluation, counter):
     backend.updates.apply_if(finite, update, held_values, gradients)
     if skips_itself:
         apply(gradients)  # it looks for itself, and lowers its scale
-    counter.count(evaluation.count, finite)
+    method.count(evaluation.count, finite)
     return evaluation.logs
-
-
-def _checked_estimate(method, estimate, point):
-    """The gradients that `estimate_gradient` returned, if they are some."""
-    of_point = isinstance(estimate, list | tuple) and len(estimate) == len(point)
-    if not of_point or any(isinstance(e, list | tuple) for e in estimate):
-        given = f"{len(estimate)} entries" if isinstance(estimate, list | tuple) else repr(estimate)
-        raise ValueError(
-            f"`estimate_gradient` of {type(method).__name__} has to return a list of "
-            f"{len(point)} gradients, one for each tensor of `point`. It returned {given}. "
-            "`evaluate(point)` gives a pair: loss, gradients = evaluate(point)."
-        )
-    return estimate
-
-
-def multi_gradient_method(optimizer):
-    """The multi-gradient optimizer that `optimizer` is or wraps, or `None`."""
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        optimizer = optimizer.inner_optimizer
-    return optimizer if hasattr(optimizer, "estimate_gradient") else None
 
 
 def assign(updates):
@@ -128,8 +122,30 @@ def check_no_overwriting(variables):
         )
 
 
+def _checked_estimate(method, estimate, point):
+    """Returns the gradients that `estimate_gradient` returned, if they are some."""
+    of_point = isinstance(estimate, list | tuple) and len(estimate) == len(point)
+    if not of_point or any(isinstance(e, list | tuple) for e in estimate):
+        given = f"{len(estimate)} entries" if isinstance(estimate, list | tuple) else repr(estimate)
+        raise ValueError(
+            f"`estimate_gradient` of {type(method).__name__} has to return a list of "
+            f"{len(point)} gradients, one for each tensor of `point`. It returned {given}. "
+            "`evaluate(point)` gives a pair: loss, gradients = evaluate(point)."
+        )
+    return estimate
+
+
+def _updates_that_hold(model, updates):
+    """Leaves out the state of layers that a bad batch has spoilt, where an optimizer accumulates
+    and so goes on."""
+    if model._is_plain or not accumulators(model.optimizer):
+        return updates
+    weights = {id(v) for v in model.weights}
+    return [(v, _if_finite(v, value) if id(v) in weights else value) for v, value in updates]
+
+
 def _if_finite(variable, value):
-    """The new value of a layer's state, or the old one if a bad batch has spoilt the new one."""
+    """Returns the new value of a layer's state, or the old one if the new one is not finite."""
     if "float" not in keras.backend.standardize_dtype(variable.dtype):
         return value
     return ops.where(ops.all(ops.isfinite(value)), value, variable.value)

@@ -3,7 +3,7 @@
 import contextlib
 
 from keras_cool.keras_private import OverlayScope
-from keras_cool.optimizers_of import optimizers_of
+from keras_cool.optimizer_roles import optimizers_of
 
 _STATE = (
     "trainable_variables",
@@ -47,10 +47,10 @@ class BackendStep:
         changes has to be part of its state."""
         own = getattr(self, "optimizer", None)
         holders = [o for o in optimizers_of(self) if o is not own]
-        if self._microbatches is not None:
-            holders.append(self._microbatches)
+        if self._single_gradient is not None:
+            holders.append(self._single_gradient)
         further = [v for holder in holders for v in holder.variables]
-        further += [v for c in self.step_callbacks for v in c.step_variables]
+        further += [v for c in self.step_hooks.callbacks for v in c.step_variables]
         # An optimizer and one around it have variables in common, and a step gives each back once.
         of_own = {id(v) for v in own.variables} if own else set()
         further = [v for v in {id(v): v for v in further}.values() if id(v) not in of_own]

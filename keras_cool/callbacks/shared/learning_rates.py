@@ -3,8 +3,8 @@
 import keras
 
 from keras_cool import backend
-from keras_cool.keras_private import holds_several, learning_rate_schedule, velocities
-from keras_cool.optimizers_of import optimizers_of as all_optimizers_of
+from keras_cool.keras_private import learning_rate_schedule, velocities
+from keras_cool.optimizer_roles import chain, optimizers_of, with_learning_rates
 
 
 @keras.saving.register_keras_serializable(package="keras_cool")
@@ -35,24 +35,9 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return cls(schedule, config["factor"])
 
 
-def with_rates(optimizer):
-    """The optimizers that have the learning rates of `optimizer`: itself, or those of the
-    `MultiOptimizer` that it is or holds."""
-    inner = innermost(optimizer)
-    several = holds_several(inner)
-    return list(inner.optimizers) if several else [optimizer]
-
-
-def innermost(optimizer):
-    """The optimizer inside all that is around it, as `Accumulate` or a `LossScaleOptimizer`."""
-    while hasattr(optimizer, "inner_optimizer"):
-        optimizer = optimizer.inner_optimizer
-    return optimizer
-
-
-def optimizers_of(model):
-    """The optimizers of a model that have a learning rate, second ones (of a GAN) included."""
-    return [o for optimizer in all_optimizers_of(model) for o in with_rates(optimizer)]
+def rated_optimizers(model):
+    """Lists the optimizers of a model that have a learning rate, those of a GAN's parts included."""
+    return [o for optimizer in optimizers_of(model) for o in with_learning_rates(optimizer)]
 
 
 def checked_rates(optimizers, callback):
@@ -70,7 +55,7 @@ def checked_rates(optimizers, callback):
 
 def rates_of(model):
     """The present learning rates, floats, one for each optimizer."""
-    return [float(keras.ops.convert_to_numpy(o.learning_rate)) for o in optimizers_of(model)]
+    return [float(keras.ops.convert_to_numpy(o.learning_rate)) for o in rated_optimizers(model)]
 
 
 def updates_of(model):
@@ -86,13 +71,13 @@ def set_schedule(model, optimizer, schedule):
 
 def schedule_factor(model):
     """What the schedules of the model's optimizers are multiplied by: 1 for those of the user."""
-    schedules = [learning_rate_schedule(o) for o in optimizers_of(model)]
+    schedules = [learning_rate_schedule(o) for o in rated_optimizers(model)]
     return next((s.factor for s in schedules if isinstance(s, ScaledSchedule)), 1.0)
 
 
 def scale_schedules(model, factor):
     """Multiplies the user's schedules by `factor`, in place of any factor from before."""
-    for optimizer in optimizers_of(model):
+    for optimizer in rated_optimizers(model):
         schedule = learning_rate_schedule(optimizer)
         if schedule is None:
             continue
@@ -109,7 +94,7 @@ def scale_velocities(optimizer, factor):
     The momentum of Keras' SGD and RMSprop is a sum of steps, with the learning rates that they were
     taken with: after the rate was lowered it would go on at the old one.
     """
-    variables = velocities(innermost(optimizer))
+    variables = velocities(chain(optimizer)[-1])
     backend.snapshots.assign_copies(
         variables, [factor * value for value in backend.snapshots.copies(variables)]
     )

@@ -7,7 +7,6 @@ import keras
 from keras import ops
 
 from keras_cool import backend
-from keras_cool.callbacks.shared.learning_rates import innermost
 from keras_cool.callbacks.shared.scheduled_number import ScheduledNumber
 from keras_cool.keras_private import (
     NotedReads,
@@ -15,7 +14,7 @@ from keras_cool.keras_private import (
     learning_rate_variable,
     loss_arguments,
 )
-from keras_cool.optimizers_of import accumulating_optimizers
+from keras_cool.optimizer_roles import accumulators, chain
 
 _USAGE = (
     "Schedule takes a scalar keras.Variable, or a pair of an object and the name of its attribute: "
@@ -133,8 +132,8 @@ class AttributeTarget:
             given = f"is {getattr(owner, name)!r}" if hasattr(owner, name) else "does not exist"
             names = sorted(key for key in numbers if not key.startswith("_"))
             advice = f"Its numbers are {names}."
-            if name == "steps" and accumulating_optimizers(optimizer):
-                given = f"is {accumulating_optimizers(optimizer)[0].steps}, of Accumulate"
+            if name == "steps" and accumulators(optimizer):
+                given = f"is {accumulators(optimizer)[0].steps}, of Accumulate"
                 advice = "Change it with keras_cool.callbacks.AccumulationSchedule({0: 1, 5: 4})."
             raise ValueError(
                 f"Schedule changes a number, and the attribute {name!r} of {kind} {given}. {advice}"
@@ -249,13 +248,12 @@ def _keeps_momentum(owner):
 
 def _that_has(optimizer, name):
     """The optimizer around or inside `optimizer` whose own number `name` is."""
-    while not _is_number(vars(optimizer).get(name)) and hasattr(optimizer, "inner_optimizer"):
-        optimizer = optimizer.inner_optimizer
-    return optimizer
+    optimizers = chain(optimizer)
+    return next((o for o in optimizers if _is_number(vars(o).get(name))), optimizers[-1])
 
 
 def _learning_rate(optimizer):
-    inner = innermost(optimizer)
+    inner = chain(optimizer)[-1]
     if holds_several(inner):
         raise ValueError(
             "A MultiOptimizer has a learning rate for each of its optimizers. Name the one that "

@@ -11,8 +11,8 @@ class StepCallback(keras.callbacks.Callback):
     While it is attached, from `set_model` to the end of training, the step is the one of
     `keras_cool.MultiGradientMixin`, which a model without it is given. It trains as it did all the
     same: `Accumulate` treats such a model as one without, until `keras_cool.inject` is called.
-    The step calls the methods below; all of them run in the graph, see and assign variables as the
-    step does, and cost nothing on the host.
+    The step calls the methods below, in the order that `training/step_hooks.py` shows. All of them
+    run in the graph, see and assign variables as the step does, and cost nothing on the host.
     """
 
     def __init__(self):
@@ -56,20 +56,20 @@ class StepCallback(keras.callbacks.Callback):
                 that the loss depends on. On TensorFlow those of an embedding are `IndexedSlices`.
         """
 
-    observes_parts = False
+    observes_microbatches = False
 
-    def measure_part(self, gradients, share):
-        """Gives a scalar tensor of a micro-batch, which is added up over those of a batch.
+    def measure_microbatch(self, gradients, share):
+        """Returns a scalar tensor of a micro-batch, which is added up over those of a batch.
 
-        It is called where `observes_parts` is true.
+        It is called where `observes_microbatches` is true.
 
         Args:
             gradients: List of tensors or `None`, those of the micro-batch's loss times `share`.
             share: The micro-batch's share of the samples of the batch, a number or scalar tensor.
         """
 
-    def observe_parts(self, measured, parts, samples, gradients):
-        """Sees what `measure_part` has added up over the micro-batches of a batch.
+    def observe_microbatches(self, measured, parts, samples, gradients):
+        """Sees what `measure_microbatch` has added up over the micro-batches of a batch.
 
         Args:
             measured: Scalar tensor, the sum.
@@ -87,7 +87,8 @@ class StepCallback(keras.callbacks.Callback):
 
         give_mixin_for_callback(model)
         self._check_model(model)
-        model.attach_to_step(self)
+        model.check_no_train_step()  # now: TensorFlow cannot recover from an error while it traces
+        model.step_hooks.attach(self)
         if is_new:
             with model.scope_of_variables():
                 self.make_step_variables()
@@ -117,7 +118,7 @@ class StepCallback(keras.callbacks.Callback):
         """Takes the callback out of the training step."""
         self._is_training = False
         if self._attached_to is not None:
-            self._attached_to.detach_from_step(self)
+            self._attached_to.step_hooks.detach(self)
             self._attached_to = None
 
 

@@ -5,7 +5,8 @@ import numpy as np
 
 from keras_cool import backend
 from keras_cool.callbacks.shared.files import replacing
-from keras_cool.optimizers_of import optimizers_of
+from keras_cool.optimizer_roles import optimizers_of
+from keras_cool.training.step import SingleGradient
 
 
 class TrainingState:
@@ -54,8 +55,8 @@ class TrainingState:
 
 def variables_of(model):
     """All variables that training changes, each once, and on PyTorch the buffers."""
-    # The micro-batches of `compile` count steps as the optimizers of keras_cool do.
-    counters = [v for v in vars(model).values() if hasattr(v, "step_logs")]
+    # What counts the steps of a model with micro-batches is no optimizer of it.
+    counters = [v for v in vars(model).values() if isinstance(v, SingleGradient)]
     holders = [model, *optimizers_of(model), *counters]
     variables = [v for holder in holders for v in holder.variables]
     variables += model.metrics_variables

@@ -202,7 +202,6 @@ class RungeKutta(MultiGradientOptimizer):
 
     @property
     def controls_step_size(self):
-        """Whether the embedded error chooses the step sizes, instead of the learning rate."""
         return self._control is not None
 
     def count(self, gradient_evaluations, finite):
@@ -211,7 +210,7 @@ class RungeKutta(MultiGradientOptimizer):
         super().count(gradient_evaluations, finite)
 
     def end_epoch(self):
-        """Warns, once, if the steps of an epoch were far shorter than the given rate."""
+        # Warns, once, where the steps of an epoch were far below the rate that was given.
         first = self._settings["first_step"]
         if self._control is None or first == "auto" or self._is_slow:
             return
@@ -236,10 +235,6 @@ class RungeKutta(MultiGradientOptimizer):
 
     @property
     def embedded_error(self):
-        """The error of the last accepted step in units of the tolerance, a scalar tensor.
-
-        `None` without step size control.
-        """
         return None if self._control is None else self._control.previous_error.value
 
     @property

@@ -7,7 +7,7 @@ from keras import ops
 
 import keras_cool as kc
 from keras_cool.callbacks.shared.training_state import variables_of
-from keras_cool.optimizers_of import optimizers_of
+from keras_cool.optimizer_roles import optimizers_of
 
 X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
 Y = X.sum(1, keepdims=True)

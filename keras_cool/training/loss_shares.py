@@ -1,5 +1,7 @@
 """How Keras' losses on a part of a batch are normalised, so that the parts make up the whole."""
 
+from typing import Any, NamedTuple
+
 from keras import ops, tree
 
 from keras_cool.float64 import measured_dtype
@@ -31,7 +33,24 @@ class LossKinds:
         self.have_sums = False
 
 
-class WholeBatchLosses:
+class BatchWeight(NamedTuple):
+    """How much the gradient of a batch counts among those of other batches.
+
+    Attributes:
+        divisor: Scalar tensor, what the first of the losses is divided by: the number of its
+            values, or its normaliser. `None`: there is no such loss, and the batch counts by its
+            samples.
+        is_a_sum: Boolean, whether all losses are `sum` losses, whose gradients are added up.
+        is_ambiguous: Boolean, whether the losses may be divided by numbers that are not in
+            proportion.
+    """
+
+    divisor: Any = None
+    is_a_sum: bool = False
+    is_ambiguous: bool = False
+
+
+class LossShare:
     r"""Makes the losses of parts add up: the mean of their values is the loss of the whole.
 
     A whole of parts \(j\) with the shares \(s_j\) of its samples has the loss
@@ -46,8 +65,8 @@ class WholeBatchLosses:
     Args:
         share: The part's share of the samples, a number or a scalar tensor.
         totals: List of the whole's normalisers \(\sum_i z_i\), one for each loss that has one, in
-            the order in which they are computed; or `None` where they are not to be had, and such
-            a loss stays as it is.
+            the order in which they are computed; or `None`: the part is the whole, and such a
+            loss stays as it is.
         window_share: The whole's share of the window, a number or a scalar tensor.
         sums: List of booleans, whether a sum is one over samples, for each `sum` loss in the order
             in which they are computed; or `None` where that is not known, an `UnknownSumError`.
@@ -55,8 +74,8 @@ class WholeBatchLosses:
 
     def __init__(self, share, totals=None, window_share=1.0, sums=None):
         self.normalisers = []
-        self.divisor = None
         self.shapes_of_sums = []
+        self._divisor = None
         self._are_of_samples = sums
         self._divisor_is_of_a_layer = False
         self._reductions = 0
@@ -66,22 +85,14 @@ class WholeBatchLosses:
         self._window_share = window_share
 
     def correcting(self):
-        """The context in which the losses of the part are computed.
-
-        `divisor` is afterwards what the first of them is divided by, a scalar tensor: the number
-        of its values, or its normaliser. Those that layers add come after the others.
-        """
+        """Returns the context in which the losses of the part are computed."""
         return ReducingLosses(self._reduce)
 
     @property
-    def is_a_sum(self):
-        """Whether all losses of the part are `sum` losses."""
-        return 0 < self._sums == self._reductions
-
-    @property
-    def have_several_divisors(self):
-        """Whether the losses may be divided by numbers that are not in proportion."""
-        return self._reductions > 1 and bool(self.normalisers)
+    def weight(self):
+        """The `BatchWeight` of the part, once its losses are computed."""
+        is_a_sum = 0 < self._sums == self._reductions
+        return BatchWeight(self._divisor, is_a_sum, self._reductions > 1 and bool(self.normalisers))
 
     def _reduce(self, keras_reduction, values, sample_weight, mask, reduction, dtype):
         masked = mask is not None and sample_weight is not None
@@ -102,9 +113,10 @@ class WholeBatchLosses:
             return loss / share
         self._reductions += 1
         normaliser = _normaliser(sample_weight, mask, reduction, loss.dtype)
-        if self.divisor is None or (self._divisor_is_of_a_layer and not in_layer_call()):
+        # Losses that layers add come after the others.
+        if self._divisor is None or (self._divisor_is_of_a_layer and not in_layer_call()):
             divisor = ops.size(values) if normaliser is None else normaliser
-            self.divisor = ops.cast(divisor, measured_dtype())
+            self._divisor = ops.cast(divisor, measured_dtype())
             self._divisor_is_of_a_layer = in_layer_call()
         if normaliser is None:
             return loss
@@ -121,8 +133,8 @@ class SampleDimensions:
     """Tells what follows the number of samples from what does not, by a look at one and at two.
 
     Args:
-        run: A function `run(batch, losses)` that computes the loss of a batch inside of the
-            context of `losses`, and gives what the loss function returned.
+        run: A function `run(batch, losses)` that computes the losses of a batch within
+            `losses.correcting()`, and returns what stands beside the loss, a nest of tensors.
         tensors: List of the tensors of a batch, samples first.
         pack: A function of such a list that gives the batch.
     """
@@ -130,10 +142,10 @@ class SampleDimensions:
     def __init__(self, run, tensors, pack):
         self._seen = []
         for count in (1, 2):
-            losses = WholeBatchLosses(1.0, sums=ALL)
+            losses = LossShare(1.0, sums=ALL)
             few = [ops.take(t, [0] * count, axis=0) for t in tensors]
             with OverlayScope():
-                _, aux = run(pack(few), losses)
+                aux = run(pack(few), losses)
             tensors_of_aux = [t for t in tree.flatten(aux) if ops.is_tensor(t)]
             shapes = [tuple(t.shape) for t in tensors_of_aux]
             self._seen.append((losses.shapes_of_sums, shapes))

@@ -1,0 +1,171 @@
+"""What an optimizer is to a training step, as classes, and which optimizers a model trains with."""
+
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_cool.keras_private import all_layers, holds_several
+
+
+class GradientEstimator:
+    """The role of an optimizer that needs gradients at several points to take one step.
+
+    A step calls the methods below, in their order.
+
+    Attributes:
+        controls_step_size: Boolean, whether the method chooses its step sizes itself.
+        embedded_error: Scalar tensor, the error of the last step, where 1 is the tolerance; `None`
+            for a method that does not measure one.
+    """
+
+    controls_step_size: bool = False
+    embedded_error: Any = None
+
+    def check_variables(self, variables):
+        """Raises a `ValueError` if there are variables that the optimizer has no state for."""
+
+    def estimate_gradient(self, evaluate, point):
+        """Returns the gradient to apply: a list of tensors shaped like `point`."""
+        raise NotImplementedError
+
+    @property
+    def kept_variables(self):
+        """The variables whose assignments in `estimate_gradient` hold in a skipped step too."""
+        return []
+
+    def apply_estimate(self, apply):
+        """Calls `apply()`, which hands the estimate to the optimizer."""
+        apply()
+
+    def count(self, gradient_evaluations, finite):
+        """Counts the gradient evaluations of a step, and the step as skipped if not `finite`."""
+
+    def step_logs(self):
+        """Returns what a step adds to the logs: a dictionary of names and scalar tensors."""
+        return {}
+
+    def end_epoch(self):
+        """Looks at what the method did in an epoch, at its end; warns where it is of little use."""
+
+
+class Batch(NamedTuple):
+    """What an `Accumulator` has to know of the batch whose gradients it is given.
+
+    Attributes:
+        weight: Number or scalar tensor, how much its gradients count.
+        adds_up: Boolean. If `True` gradients are added up with these weights, and not divided by
+            the sum of them.
+        samples: Number or scalar tensor, the samples of it.
+        variables: List of the variables that the gradients are for, also where there is none; or
+            `None`: those that `apply` is given.
+    """
+
+    weight: Any = 1.0
+    adds_up: bool = False
+    samples: Any = 1.0
+    variables: list | None = None
+
+
+class Accumulator:
+    """The role of an optimizer that makes one update of several batches, a window.
+
+    A step calls `begin_batch`, and `apply` within `counting`; `fit` sets `epoch_is_open` and calls
+    `finish_window`.
+    """
+
+    epoch_is_open = False
+
+    def begin_batch(self):
+        """Tells that the next call of `apply` belongs to another batch than the last one."""
+        raise NotImplementedError
+
+    def counting(self, batch):
+        """Returns a context within which `apply` is given the gradients of `batch`, a `Batch`."""
+        raise NotImplementedError
+
+    def share(self):
+        """Returns a batch's share of the batches of a window, a scalar tensor."""
+        raise NotImplementedError
+
+    def finish_window(self):
+        """Ends an epoch: deals with a window that is not full."""
+        raise NotImplementedError
+
+    def step_logs(self):
+        """Returns what a step adds to the logs: a dictionary of names and scalar tensors."""
+        return {}
+
+
+def unwrap(optimizer):
+    """Returns the optimizer inside a `LossScaleOptimizer`, or the optimizer itself."""
+    is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    return optimizer.inner_optimizer if is_scaled else optimizer
+
+
+def chain(optimizer):
+    """Lists an optimizer and those inside it, from the outermost to the one that applies."""
+    found = [optimizer]
+    while hasattr(found[-1], "inner_optimizer"):  # of Keras' and of ours
+        found.append(found[-1].inner_optimizer)
+    return found
+
+
+def gradient_estimator(optimizer):
+    """Returns the `GradientEstimator` that `optimizer` is or wraps, or `None`."""
+    optimizer = unwrap(optimizer)
+    return optimizer if isinstance(optimizer, GradientEstimator) else None
+
+
+def accumulator(optimizer):
+    """Returns the one `Accumulator` that `optimizer` is or wraps, or `None`."""
+    optimizer = unwrap(optimizer)
+    return optimizer if isinstance(optimizer, Accumulator) else None
+
+
+def accumulators(*optimizers):
+    """Lists each `Accumulator` that the optimizers are or hold, once: inside a `LossScaleOptimizer`
+    and inside a `MultiOptimizer` too."""
+    found = []
+    for optimizer in map(unwrap, optimizers):
+        if holds_several(optimizer):
+            found += accumulators(*optimizer.optimizers)
+        elif isinstance(optimizer, Accumulator):
+            found.append(optimizer)
+    return list({id(o): o for o in found}.values())
+
+
+def may_accumulate(*optimizers):
+    """Whether one of the optimizers is or holds an `Accumulator`, or may turn out to: what a
+    `MultiOptimizer` holds is known once it was built."""
+    unknown = any(holds_several(o) and not o.built for o in map(unwrap, optimizers))
+    return unknown or bool(accumulators(*optimizers))
+
+
+def with_learning_rates(optimizer):
+    """Lists the optimizers that have the learning rates of `optimizer`: itself, or those of the
+    `MultiOptimizer` that it is or holds."""
+    inner = chain(optimizer)[-1]
+    return list(inner.optimizers) if holds_several(inner) else [optimizer]
+
+
+def optimizers_of(model):
+    """Lists the optimizers of a model, each once: its own first, from `compile`, then all that are
+    attributes of it, of its layers or of models inside it, alone or in lists, tuples, dictionaries
+    and sets."""
+    own = getattr(model, "optimizer", None)
+    found = {} if own is None else {id(own): own}
+    for layer in [model, *all_layers(model)]:
+        for value in vars(layer).values():
+            _collect(value, found)
+    return list(found.values())
+
+
+def _collect(value, found):
+    if isinstance(value, keras.optimizers.Optimizer):
+        found.setdefault(id(value), value)
+    elif isinstance(value, dict):
+        for entry in value.values():
+            _collect(entry, found)
+    elif isinstance(value, list | tuple | set):
+        for entry in value:
+            _collect(entry, found)
