@@ -4,6 +4,7 @@ import functools
 import sys
 import threading
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import keras
 from keras.src.backend.common.dtypes import BIT64_TO_BIT32_DTYPE
@@ -20,6 +21,11 @@ from keras.src.saving.keras_saveable import KerasSaveable
 
 # Keras' own trainer of the backend in use: the class right below `keras.Model` that has `fit`.
 Trainer = next(base for base in keras.Model.__bases__ if "fit" in vars(base))
+
+if TYPE_CHECKING:
+    from keras import Model as ModelBase  # what a mixin calls of the model that it is part of
+else:
+    ModelBase = object
 
 
 class OverlayScope(keras.StatelessScope):
@@ -436,6 +442,7 @@ def set_compiled_optimizer(model, optimizer):
 __all__ = [
     "Functional",
     "KerasSaveable",
+    "ModelBase",
     "NotedReads",
     "OverlayScope",
     "ReducingLosses",

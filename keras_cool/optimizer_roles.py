@@ -10,16 +10,8 @@ from keras_cool.keras_private import all_layers, holds_several
 class GradientEstimator:
     """The role of an optimizer that needs gradients at several points to take one step.
 
-    A step calls the methods below, in their order.
-
-    Attributes:
-        controls_step_size: Boolean, whether the method chooses its step sizes itself.
-        embedded_error: Scalar tensor, the error of the last step, where 1 is the tolerance; `None`
-            for a method that does not measure one.
+    A step calls the methods from `check_variables` to `count`, in their order.
     """
-
-    controls_step_size: bool = False
-    embedded_error: Any = None
 
     def check_variables(self, variables):
         """Raises a `ValueError` if there are variables that the optimizer has no state for."""
@@ -43,6 +35,16 @@ class GradientEstimator:
     def step_logs(self):
         """Returns what a step adds to the logs: a dictionary of names and scalar tensors."""
         return {}
+
+    @property
+    def controls_step_size(self):
+        """Whether the method chooses its step sizes itself."""
+        return False
+
+    @property
+    def embedded_error(self):
+        """The error of the last step, where 1 is the tolerance: a scalar tensor, or `None`."""
+        return None
 
     def end_epoch(self):
         """Looks at what the method did in an epoch, at its end; warns where it is of little use."""

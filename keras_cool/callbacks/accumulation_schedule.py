@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_cool.optimizer_roles import accumulator, unwrap
+from keras_cool.training.finish_window import FinishWindow
 
 
 class AccumulationSchedule(keras.callbacks.Callback):
@@ -17,14 +18,13 @@ class AccumulationSchedule(keras.callbacks.Callback):
     kept from an earlier `fit`. Nothing is compiled again. An epoch's number decides alone, so that
     training which begins later (`initial_epoch`, `keras.callbacks.BackupAndRestore`) has the right
     one. A window that is not full at the end of an epoch is dealt with before, as the optimizer's
-    `last_window` says; a window that is carried on is full at the next batch if it has as many as
-    the new number asks for. The place in the list of callbacks does not matter.
+    `last_window` says: this callback does what `FinishWindow` does. A window that is carried on is
+    full at the next batch if it has as many as the new number asks for. The place in the list of
+    callbacks does not matter.
 
     Example:
 
     >>> import keras
-
-    from keras_cool.optimizer_roles import accumulator, unwrap
     >>> import keras_cool as kc
     >>> model = keras.Sequential([keras.layers.Dense(1)])
     >>> model.compile(kc.optimizers.Accumulate("adam", steps=1), loss="mse")
@@ -54,6 +54,12 @@ class AccumulationSchedule(keras.callbacks.Callback):
         _check(schedule)
         self.schedule = {int(epoch): int(steps) for epoch, steps in sorted(schedule.items())}
         self._optimizer: Any = None
+        self._windows = FinishWindow.of_every_model()
+
+    def set_model(self, model):
+        """Takes up the model; Keras calls it before training."""
+        super().set_model(model)
+        self._windows.set_model(model)
 
     def on_train_begin(self, logs=None):
         optimizer = accumulator(self.model.optimizer)
@@ -71,13 +77,22 @@ class AccumulationSchedule(keras.callbacks.Callback):
                 f"integer: Accumulate(..., steps={next(iter(self.schedule.values()))})."
             )
         self._optimizer = optimizer
+        self._windows.on_train_begin(logs)
 
     def on_epoch_begin(self, epoch, logs=None):
+        self._windows.on_epoch_begin(epoch, logs)
         begun = [steps for first, steps in self.schedule.items() if first <= epoch]
         if begun and self._optimizer.steps != begun[-1]:
             self._optimizer.steps = begun[-1]
 
+    def on_test_begin(self, logs=None):
+        self._windows.on_test_begin(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._windows.on_epoch_end(epoch, logs)
+
     def on_train_end(self, logs=None):
+        self._windows.on_train_end(logs)
         self._optimizer = None
 
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_cool.keras_private import KerasSaveable
+from keras_cool.keras_private import KerasSaveable, ModelBase
 from keras_cool.optimizer_roles import accumulators, gradient_estimator
 from keras_cool.saved_seeds import SavedSeeds
 from keras_cool.training.loss_shares import LossKinds
@@ -40,7 +40,7 @@ class SeedsOfModel(KerasSaveable):
         self._seeds.load(store)
 
 
-class Compilation:
+class Compilation(ModelBase):
     """The part of the mixin that is there before training."""
 
     # Whether a callback alone has given the model the mixin: what `Accumulate` does on a model with
@@ -101,7 +101,8 @@ class Compilation:
         """The arguments of `compile`, as a saved file holds them."""
         config = super().get_compile_config()
         # An injected model is saved as the class it was, whose `compile` does not know the size.
-        knows_the_size = issubclass(self.__class__, Compilation) and self._has_this_compile()
+        saved_as: type = self.__class__
+        knows_the_size = issubclass(saved_as, Compilation) and self._has_this_compile()
         if config and self.microbatch_size and knows_the_size:
             config["microbatch_size"] = self.microbatch_size
         return config

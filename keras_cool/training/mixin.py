@@ -353,9 +353,9 @@ class MultiGradientMixin(Compilation, BackendStep):
     @property
     def step_hooks(self):
         """The callbacks that act inside the step, `StepHooks`."""
-        if "_step_hooks" not in vars(self):
-            vars(self)["_step_hooks"] = StepHooks()  # past Keras, which would track it
-        return vars(self)["_step_hooks"]
+        if "_step_hooks" not in self.__dict__:
+            self.__dict__["_step_hooks"] = StepHooks()  # past Keras, which would track it
+        return self.__dict__["_step_hooks"]
 
     def make_train_function(self, force=False):
         """Makes the training function, anew if other callbacks take part in the step."""

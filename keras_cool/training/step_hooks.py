@@ -89,7 +89,7 @@ class StepHooks:
     def __init__(self):
         self._callbacks = []
         # Those that each compiled function was made with; `None`: it has to be made anew.
-        self._compiled_with = {"train": [], "test": [], "predict": []}
+        self._compiled_with: dict[str, list | None] = {"train": [], "test": [], "predict": []}
         # Replicas of TensorFlow are threads: what is on the model would be that of all of them.
         self._present = threading.local()
 

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from keras_cool.keras_private import OverlayScope
+from keras_cool.keras_private import ModelBase, OverlayScope
 from keras_cool.optimizer_roles import optimizers_of
 
 _STATE = (
@@ -31,14 +31,14 @@ class _Groups:
         return before is not None and before != now
 
 
-class BackendStep:
+class BackendStep(ModelBase):
     """Opens a scope over the whole state and runs the step that the other backends run directly."""
 
     @property
     def _groups(self):
-        if "_groups_of_state" not in vars(self):
-            vars(self)["_groups_of_state"] = _Groups()  # past Keras, which would track it
-        return vars(self)["_groups_of_state"]
+        if "_groups_of_state" not in self.__dict__:
+            self.__dict__["_groups_of_state"] = _Groups()  # past Keras, which would track it
+        return self.__dict__["_groups_of_state"]
 
     @property
     def non_trainable_variables(self):
@@ -63,25 +63,22 @@ class BackendStep:
         in that step, a wrong shape say, would lose them. What was compiled with other trainable
         variables is compiled anew: it knows them by their places.
         """
-        force = force or self._groups.are_not_those_of("train", self)
-        if self.train_function is None or force:
-            super().make_train_function(force)
-            self.train_function = self._keeping_state(self.train_function)
+        self._make("train_function", super().make_train_function, force)
 
     def make_test_function(self, force=False):
         """Makes the function that evaluates, as `make_train_function` that of training."""
-        force = force or self._groups.are_not_those_of("test", self)
-        if self.test_function is None or force:
-            super().make_test_function(force)
-            self.test_function = self._keeping_state(self.test_function)
+        self._make("test_function", super().make_test_function, force)
 
     def make_predict_function(self, force=False):
         """Makes the function that predicts, as `make_train_function` that of training."""
-        force = force or self._groups.are_not_those_of("predict", self)
-        if self.predict_function is None or force:
-            super().make_predict_function(force)
-            self.predict_function = self._keeping_state(self.predict_function)
+        self._make("predict_function", super().make_predict_function, force)
         return self.predict_function
+
+    def _make(self, name, make, force):
+        force = self._groups.are_not_those_of(name, self) or force
+        if getattr(self, name) is None or force:
+            make(force)
+            setattr(self, name, self._keeping_state(getattr(self, name)))
 
     def _keeping_state(self, function):
         def keeping_state(state, iterator):
@@ -109,7 +106,7 @@ class BackendStep:
         """Gives the variables the values that a loop of training, evaluation or prediction has for
         them: those that they were taken from, whatever is trainable by now."""
         state = getattr(self, "_jax_state", None)
-        if not state or self._jax_state_synced:
+        if not state or getattr(self, "_jax_state_synced", False):
             return
         _put_back(self._groups.of_state, [state[name] for name in self._groups.names])
         self._jax_state_synced = True

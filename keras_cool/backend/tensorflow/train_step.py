@@ -2,10 +2,15 @@
 
 import contextlib
 
-from keras_cool.keras_private import distribution_strategy, eager_build, symbolic_build
+from keras_cool.keras_private import (
+    ModelBase,
+    distribution_strategy,
+    eager_build,
+    symbolic_build,
+)
 
 
-class BackendStep:
+class BackendStep(ModelBase):
     """Runs the common step as `train_step`."""
 
     def scope_of_variables(self):

@@ -5,10 +5,10 @@ import contextlib
 import keras
 import torch
 
-from keras_cool.keras_private import all_layers
+from keras_cool.keras_private import ModelBase, all_layers
 
 
-class BackendStep:
+class BackendStep(ModelBase):
     """Runs the common step as `train_step`."""
 
     def scope_of_variables(self):

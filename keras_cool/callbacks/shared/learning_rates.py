@@ -36,7 +36,7 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def rated_optimizers(model):
-    """Lists the optimizers of a model that have a learning rate, those of a GAN's parts included."""
+    """Lists the optimizers of a model that have a learning rate, in all its parts."""
     return [o for optimizer in optimizers_of(model) for o in with_learning_rates(optimizer)]
 
 
