@@ -13,10 +13,10 @@ import typing
 
 import keras
 import numpy as np
-from _timing import in_turn, machine, milliseconds, ratio, seconds_an_epoch, settings
 from step_cost import NETS
 
 import keras_cool as kc
+from harness.timing import in_turn, machine, milliseconds, ratio, seconds_an_epoch, settings
 from keras_cool.optimizers import schedules
 
 BATCH, PARTS = 16, 4  # samples computed at a time, and how many such make up a soft batch

@@ -19,14 +19,15 @@ import pathlib
 import time
 from typing import NamedTuple
 
-import _essay_claim_report as report
 import keras
 import numpy as np
-from _timing import machine, settings
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import keras_cool as kc
+from harness import essay_claim_report as report
+from harness.essay_claim_curves import Curves
+from harness.timing import machine, settings
 
 TRAINING, VALIDATION, TEST, BATCH = 1152, 285, 360, 32
 STEPS_AN_EPOCH = TRAINING // BATCH
@@ -111,7 +112,7 @@ class Recorder(keras.callbacks.Callback):
 
     def curves(self):
         steps = STEPS_AN_EPOCH * np.arange(len(self.rows))
-        return report.Curves(steps, *np.array(self.rows).T)
+        return Curves(steps, *np.array(self.rows).T)
 
 
 def restart(model, optimizer_start, seed):
@@ -191,9 +192,9 @@ def main():
     if arguments.output:
         arguments.output.write_text(text + "\n")
     if arguments.picture:
-        import _essay_claim_picture
+        from harness import essay_claim_picture
 
-        _essay_claim_picture.draw(results, arguments.picture)
+        essay_claim_picture.draw(results, arguments.picture)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ import time
 
 import keras
 import numpy as np
-from _timing import machine, settings
 
 import keras_cool as kc
+from harness.timing import machine, settings
 
 LARGE, SMALL = 256, 16
 MB = 1e6

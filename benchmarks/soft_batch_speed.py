@@ -9,9 +9,9 @@ import pathlib
 
 import keras
 import numpy as np
-from _timing import in_turn, machine, milliseconds, ratio, seconds_a_step, settings
 
 import keras_cool as kc
+from harness.timing import in_turn, machine, milliseconds, ratio, seconds_a_step, settings
 
 BATCH, STEPS = 16, 4
 

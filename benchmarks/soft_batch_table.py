@@ -9,10 +9,10 @@ import importlib.util
 import pathlib
 
 import keras
-import soft_batch_rows as table
-from _timing import machine, settings
 
 import keras_cool as kc
+from harness import soft_batch_rows as table
+from harness.timing import machine, settings
 
 BUILT_IN = "Keras' gradient_accumulation_steps"
 MULTI_STEPS = "optax.MultiSteps"
@@ -88,9 +88,9 @@ def optax_column():
     """The function of the column of `optax.MultiSteps`, or `None` without JAX or optax."""
     if keras.backend.backend() != "jax" or importlib.util.find_spec("optax") is None:
         return None
-    import _optax_training  # it imports jax and optax
+    from harness import optax_training  # it imports jax and optax
 
-    return _optax_training.difference_of_multi_steps
+    return optax_training.difference_of_multi_steps
 
 
 def measure(rows, notes):

@@ -12,9 +12,9 @@ import pathlib
 import jax
 import keras
 import numpy as np
-from _timing import machine, settings
 
 import keras_cool as kc
+from harness.timing import machine, settings
 
 RATE, FIXED, FULL = 0.1, {"adaptive": False}, {"full_batch": True}
 methods = kc.optimizers

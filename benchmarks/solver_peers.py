@@ -12,10 +12,10 @@ import time
 
 import keras
 import numpy as np
-from _timing import in_turn, machine, milliseconds, ratio, settings
 from scipy.integrate import solve_ivp
 
 import keras_cool as kc
+from harness.timing import in_turn, machine, milliseconds, ratio, settings
 
 # The samples, and the widths of a net with tanh between the layers.
 NETS = {"small": (64, (8, 16, 1)), "large": (256, (128, 256, 256, 1))}

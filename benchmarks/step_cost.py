@@ -10,9 +10,9 @@ import statistics
 
 import keras
 import numpy as np
-from _timing import in_turn, machine, milliseconds, ratio, seconds_a_step, settings
 
 import keras_cool as kc
+from harness.timing import in_turn, machine, milliseconds, ratio, seconds_a_step, settings
 
 
 def dense_net(cls):

@@ -2,9 +2,9 @@
 
 import keras
 import pytest
-import soft_batch_rows as table
 
 import keras_cool as kc
+from harness import soft_batch_rows as table
 
 WAYS = {
     "microbatch_size": (kc.Model, table.LARGE, {"microbatch_size": table.SMALL}),

@@ -6,13 +6,15 @@ import math
 import keras
 import numpy as np
 import pytest
-from _contenders import CONTENDERS
-from _pays_report import plot, table, verdict, write_curves
-from _recorded_training import FORWARD_PASS, Trainable
-from _training_games import GAMES, constrained_least_squares
-from _training_tasks import Net, Task, poisson
-from _tuning import Tuning, best_so_far, evaluations_to
-from where_it_pays import compare
+
+from harness.comparison import compare
+from harness.contenders import CONTENDERS
+from harness.descents import poisson
+from harness.games import GAMES, constrained_least_squares
+from harness.recorded_training import FORWARD_PASS, Trainable
+from harness.tasks import Net, Task
+from harness.tuning import Tuning, best_so_far, evaluations_to
+from harness.where_it_pays_report import plot, table, verdict, write_curves
 
 CONTENDER = {contender.name: contender for contender in CONTENDERS}
 X = np.diag([1.0, 2.0]).astype("float32")

@@ -2,11 +2,11 @@
 
 import keras
 import numpy as np
-from _recorded_training import Recording
-from _training_tasks import Task, dense_net, glorot_uniform, standard_normal
 from keras import ops
 
 import keras_cool as kc
+from harness.recorded_training import Recording
+from harness.tasks import Task, dense_net, glorot_uniform, standard_normal
 
 # What momentum and Adam are tuned over: what rotates bears less momentum.
 GAME_SETTINGS = {"game": True, "momentum": (0.5, 0.9), "beta_1": (0.0, 0.5, 0.9)}

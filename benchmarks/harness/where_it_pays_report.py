@@ -7,7 +7,8 @@ import matplotlib as mpl
 mpl.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from _timing import machine, settings
+
+from harness.timing import machine, settings
 
 POINTS = 40  # of a curve in the file, evenly in the evaluations
 COLOURS = {

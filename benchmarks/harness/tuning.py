@@ -3,7 +3,8 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from _recorded_training import Trainable
+
+from harness.recorded_training import Trainable
 
 FINER = (2.0, 0.5)  # what the best rate of the coarse grid is multiplied with, to look beside it
 

@@ -4,8 +4,9 @@ import jax
 import keras
 import numpy as np
 import optax
-import soft_batch_rows as table
 from keras import ops
+
+from harness import soft_batch_rows as table
 
 NO_TWIN = "no optimizer of optax has the same definition"
 NO_CLIPNORM = "in optax the norm of all gradients is clipped, not that of each"

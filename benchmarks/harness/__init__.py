@@ -1,0 +1,1 @@
+"""What the benchmarks share: timing, tasks, tuning, and the tables they write."""
