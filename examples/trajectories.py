@@ -13,7 +13,6 @@ the picture.
 """
 
 import argparse
-import importlib.util
 import math
 import sys
 from collections.abc import Sequence
@@ -22,18 +21,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-try:
+from program.command_line import count, parser_of, positive
+from program.errors import UserError, backend_required, require
+
+with backend_required("trajectories.py"):
     import keras
     from keras import ops
 
     import keras_cool as kc
-except (ImportError, ValueError) as error:  # no such backend, or not installed
-    print(
-        f"trajectories.py: {' '.join(str(error).split()).rstrip('.')}. Install a backend and name "
-        "it: pip install -e '.[jax,examples]' && KERAS_BACKEND=jax python examples/trajectories.py",
-        file=sys.stderr,
-    )
-    sys.exit(2)
 
 START = 1.5 * np.array([math.cos(2.7), math.sin(2.7)])  # outside the valley, at its high end
 MARKERS = "os^D"
@@ -64,32 +59,6 @@ class Valley(keras.layers.Layer):
         a, b = self.point[0], self.point[1]
         radius = ops.sqrt(a * a + b * b)
         return 0 * x + self.curvature / 2 * (radius - 1) ** 2 - a
-
-
-def valley(a, b, curvature):
-    """The same in NumPy."""
-    return curvature / 2 * (np.hypot(a, b) - 1) ** 2 - a
-
-
-def slope(point, curvature):
-    """Its gradient, worked out by hand."""
-    radius = np.hypot(*point)
-    return curvature * (radius - 1) / radius * point - np.array([1.0, 0.0])
-
-
-def exact_flow(times, curvature):
-    """The points of the gradient flow at the given times, by SciPy, `(times, 2)`."""
-    from scipy.integrate import solve_ivp
-
-    return solve_ivp(
-        lambda t, p: -slope(p, curvature),
-        (0, times[-1]),
-        START,
-        method="DOP853",
-        t_eval=times,
-        rtol=1e-10,
-        atol=1e-12,
-    ).y.T
 
 
 def follow(name, optimizer, curvature, time, steps=None):
@@ -130,6 +99,32 @@ def follow_all(step_size, steps, curvature, rtol):
         paths[EQUAL_STEPS].append(path)
         paths[EQUAL_EVALUATIONS].append(finer)
     return {title: [*of_title, rk45] for title, of_title in paths.items()}
+
+
+def valley(a, b, curvature):
+    """The loss of `Valley` in NumPy."""
+    return curvature / 2 * (np.hypot(a, b) - 1) ** 2 - a
+
+
+def slope(point, curvature):
+    """Its gradient, worked out by hand."""
+    radius = np.hypot(*point)
+    return curvature * (radius - 1) / radius * point - np.array([1.0, 0.0])
+
+
+def exact_flow(times, curvature):
+    """The points of the gradient flow at the given times, by SciPy, `(times, 2)`."""
+    from scipy.integrate import solve_ivp
+
+    return solve_ivp(
+        lambda t, p: -slope(p, curvature),
+        (0, times[-1]),
+        START,
+        method="DOP853",
+        t_eval=times,
+        rtol=1e-10,
+        atol=1e-12,
+    ).y.T
 
 
 def distances(path, curvature):
@@ -184,17 +179,6 @@ def draw(paths, curvature, output):
     figure.savefig(output, dpi=110)
 
 
-def positive(text):
-    """Reads a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number above 0")
-    return value
-
-
 def picture(text):
     """Reads the path of a PNG file."""
     path = Path(text)
@@ -203,20 +187,9 @@ def picture(text):
     return path
 
 
-def count(text):
-    """Reads a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the example; gives the exit code: 0, 2 for what the user can fix."""
-    title, details = __doc__.split("\n\n", 1)
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "trajectories.py", description=title, epilog=details, formatter_class=raw
-    )
+    parser = parser_of("trajectories.py", __doc__)
     add = parser.add_argument
     add("--step-size", metavar="H", type=positive, default=0.095, help="default: 0.095")
     add("--steps", metavar="N", type=count, default=31, help="of that size; default: 31")
@@ -230,9 +203,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="a file that is there is replaced; default: runs/trajectories.png",
     )
     arguments = parser.parse_args(argv)
-    for module in ("scipy", "matplotlib"):
-        if importlib.util.find_spec(module) is None:
-            parser.error(f"{module} is not installed; run: pip install {module}")
+    try:
+        for package in ("scipy", "matplotlib"):
+            require(package, package)
+    except UserError as error:
+        parser.error(str(error))
     sizes = arguments.step_size, arguments.steps, arguments.curvature
     paths = follow_all(*sizes, arguments.rtol)
     print(report(paths, arguments.curvature))

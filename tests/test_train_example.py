@@ -18,6 +18,11 @@ import pytest
 from matplotlib import image
 
 import keras_cool as kc
+from program.data import load_data
+from program.history import Stopwatch, history_rows
+from program.optimizers import METHODS, OPTIMIZERS, make_optimizer
+from program.report import soft_batch
+from program.train_arguments import parse_arguments
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "train.py"
 FILES = ["history.csv", "history.png", "model.keras"]
@@ -116,8 +121,8 @@ def test_history_has_a_row_an_epoch(digits):
     assert all(float(row["seconds"]) > 0 for row in digits.rows)
 
 
-def test_the_saved_model_has_the_reported_accuracy_on_raw_images(example, digits):
-    data = example.load_data("digits")
+def test_the_saved_model_has_the_reported_accuracy_on_raw_images(digits):
+    data = load_data("digits")
     assert data.x_train.shape == (1437, 8, 8)
     assert data.x_test.shape == (360, 8, 8)
     assert data.x_train.max() == 16  # as scikit-learn gives them
@@ -222,17 +227,17 @@ def test_a_soft_batch_trains_as_the_large_one(example, tmp_path, monkeypatch, so
     ],
 )
 def test_the_soft_batch_in_words(example, options, words):
-    assert example.soft_batch(example.parse_arguments(options)) == words
+    assert soft_batch(parse_arguments(example.__doc__, options)) == words
 
 
-def test_every_keras_optimizer_has_its_name(example):
+def test_every_keras_optimizer_has_its_name():
     wanted = {"sgd", "adam", "adamw", "rmsprop", "nadam", "lion", "adafactor", "muon", "lamb"}
-    assert wanted <= set(example.OPTIMIZERS)
-    for name, optimizer in example.OPTIMIZERS.items():
-        plain = example.make_optimizer(name, None)
+    assert wanted <= set(OPTIMIZERS)
+    for name, optimizer in OPTIMIZERS.items():
+        plain = make_optimizer(name, None)
         assert isinstance(plain, optimizer)  # on PyTorch, Keras' own subclass of it
         assert float(plain.learning_rate) == float(optimizer().learning_rate)
-        over = example.make_optimizer(f"heun:{name}", 0.25)
+        over = make_optimizer(f"heun:{name}", 0.25)
         assert type(over) is kc.optimizers.Heun
         assert isinstance(over.inner_optimizer, optimizer)
         assert float(over.learning_rate) == 0.25
@@ -241,12 +246,12 @@ def test_every_keras_optimizer_has_its_name(example):
 @pytest.mark.parametrize(
     "name", ["midpoint", "ralston", "rk4", "rk23", "rk45", "tsit5", "chebyshev"]
 )
-def test_every_method_has_its_name(example, name):
-    assert set(example.METHODS) >= {"heun", name}
+def test_every_method_has_its_name(name):
+    assert set(METHODS) >= {"heun", name}
     for rate in (None, 0.5):
-        alone = example.make_optimizer(name, rate)
-        assert type(alone) is example.METHODS[name]
-        assert type(example.make_optimizer(f"{name}:adam", rate)) is type(alone)
+        alone = make_optimizer(name, rate)
+        assert type(alone) is METHODS[name]
+        assert type(make_optimizer(f"{name}:adam", rate)) is type(alone)
         if rate is not None:
             assert float(alone.learning_rate) == rate
 
@@ -261,8 +266,8 @@ def test_a_method_over_what_follows_no_flow_is_refused(refuse):
     refuse("--optimizer", "rk45:lion", says="none along a gradient flow.*adaptive=False")
 
 
-def test_heun_alone_is_over_plain_gradient_descent(example):
-    optimizer = example.make_optimizer("heun", 0.5)
+def test_heun_alone_is_over_plain_gradient_descent():
+    optimizer = make_optimizer("heun", 0.5)
     assert type(optimizer) is kc.optimizers.Heun
     assert isinstance(optimizer.inner_optimizer, keras.optimizers.SGD)
     assert float(optimizer.inner_optimizer.momentum) == 0
@@ -271,7 +276,7 @@ def test_heun_alone_is_over_plain_gradient_descent(example):
 
 @pytest.mark.parametrize("shape", [(5,), (1, 3), (6, 7, 3), (28, 28)])
 def test_data_of_any_shape(example, tmp_path, shape):
-    data = example.load_data(str(save_toy(tmp_path, shape=shape)))
+    data = load_data(str(save_toy(tmp_path, shape=shape)))
     model = example.build_model(data.x_train, 2)
     assert isinstance(model, kc.Model)
     convolutions = sum(isinstance(layer, keras.layers.Conv2D) for layer in model.layers)
@@ -300,26 +305,23 @@ def test_inputs_are_normalized_in_the_model(example):
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_the_loaders_of_keras_are_used(example, monkeypatch, name):
+def test_the_loaders_of_keras_are_used(monkeypatch, name):
     x, y = np.full((20, 28, 28), 255, "uint8"), np.arange(20, dtype="uint8") % 10
     loader = getattr(keras.datasets, name)
     monkeypatch.setattr(loader, "load_data", lambda: ((x, y), (x[:10], y[:10])))
-    data = example.load_data(name)
+    data = load_data(name)
     assert data.x_train.shape == (20, 28, 28)
     assert data.x_train.dtype == "float32"
     assert data.y_test.tolist() == list(range(10))
 
 
-def test_the_time_a_batch_leaves_the_first_out(example):
-    def fit(*data, callbacks, **options):
-        callbacks[0].batches = [100.0, 0.002, 0.009, 0.003]
-        callbacks[0].epochs = [101.0, 0.5]
-        curves = ("loss", "accuracy", "val_loss", "val_accuracy")
-        return SimpleNamespace(history={curve: [0.5, 0.25] for curve in curves})
-
-    data = example.Data(*[np.zeros((4, 2))] * 4)
-    history, batch_time = example.train(SimpleNamespace(fit=fit), data, 2, 2)
-    assert batch_time == "3.00 ms"
+def test_the_time_a_batch_leaves_the_first_out():
+    stopwatch = Stopwatch()
+    stopwatch.batches = [100.0, 0.002, 0.009, 0.003]
+    stopwatch.epochs = [101.0, 0.5]
+    curves = ("loss", "accuracy", "val_loss", "val_accuracy")
+    history = history_rows({curve: [0.5, 0.25] for curve in curves}, stopwatch)
+    assert stopwatch.batch_time() == "3.00 ms"
     assert [row["gradient_evaluations"] for row in history] == [2, 4]
     assert [row["seconds"] for row in history] == [101.0, 0.5]
 
@@ -582,6 +584,7 @@ import os, runpy, sys
 def strike():
     os.kill(os.getpid(), {int(number)})
 {moment}
+sys.path.insert(0, {str(SCRIPT.parent)!r})  # as `python train.py` does
 sys.argv = ["train.py", "--data=toy.npz", "--epochs=1", "--output=out"]
 runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 """
@@ -618,8 +621,13 @@ def test_a_diverging_training_ends_with_the_fix(example, tmp_path, capsys):
     ("failing", "error", "code", "says"),
     [
         ("train", KeyboardInterrupt(), 130, "interrupted, nothing was written"),
-        ("plot", KeyboardInterrupt(), 130, "interrupted, nothing was written"),
-        ("plot", OSError(28, "No space left on device"), 2, "No space left on device; give a "),
+        ("plot_history", KeyboardInterrupt(), 130, "interrupted, nothing was written"),
+        (
+            "plot_history",
+            OSError(28, "No space left on device"),
+            2,
+            "No space left on device; give a ",
+        ),
     ],
     ids=["interrupted in training", "interrupted in writing", "disk full"],
 )
@@ -635,7 +643,7 @@ def test_an_earlier_run_stays_whole(
         raise error
 
     if failing == "train":
-        monkeypatch.setattr(example.Stopwatch, "on_train_batch_end", fail)
+        monkeypatch.setattr(Stopwatch, "on_train_batch_end", fail)
     else:
         monkeypatch.setattr(example, failing, fail)
     data = str(save_toy(tmp_path))

@@ -1,0 +1,1 @@
+"""What stands around the training in a script: command line, data, files and signals."""
