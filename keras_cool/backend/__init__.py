@@ -1,4 +1,4 @@
-"""What a step needs from the backend in use and `keras.ops` has not: one folder a backend.
+"""What a step needs from the backend in use and `keras.ops` lacks: one folder a backend.
 
 Each holds the same files, with the same names and signatures: `gradients`, `train_step`, `loops`,
 `updates` and `snapshots`. The choice is made here, and nowhere else.

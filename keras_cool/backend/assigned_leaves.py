@@ -26,7 +26,7 @@ class AssignedLeaves:
         return [*self._leaves, *(leaf for _, leaf in self._further)]
 
     def joined(self, gradients):
-        """Gives the gradients by `all_leaves` as one for each leaf."""
+        """Returns one gradient for each leaf, from the gradients by `all_leaves`."""
         joined, further = gradients[: len(self._leaves)], gradients[len(self._leaves) :]
         for (place, _), gradient in zip(self._further, further, strict=True):
             if joined[place] is None:

@@ -17,7 +17,7 @@ class AccumulationSchedule(keras.callbacks.Callback):
     named; before the first of them they have the number that the optimizer was made with, or has
     kept from an earlier `fit`. Nothing is compiled again. An epoch's number decides alone, so that
     training which begins later (`initial_epoch`, `keras.callbacks.BackupAndRestore`) has the right
-    one. A window that is not full at the end of an epoch is dealt with before, as the optimizer's
+    one. A window that is not full at the end of an epoch ends with it, as the optimizer's
     `last_window` says: this callback does what `FinishWindow` does. A window that is carried on is
     full at the next batch if it has as many as the new number asks for. The place in the list of
     callbacks does not matter.

@@ -84,7 +84,7 @@ class GradientNoiseScale(StepCallback):
         return self._epochs["noise_scale"][-1] if self._epochs["noise_scale"] else None
 
     def data(self):
-        """Gives arrays with a value an epoch: `epoch`, `noise_scale`, `error`."""
+        """Returns arrays with a value an epoch: `epoch`, `noise_scale`, `error`."""
         return {name: np.array(values) for name, values in self._epochs.items()}
 
     @property
@@ -193,7 +193,7 @@ def _variable(name, shape=(), dtype="float32"):
 
 
 def with_measurement(moments, trace, square):
-    """Gives the moments with one measurement more (Welford's update).
+    """Returns the moments with one measurement added (Welford's update).
 
     Args:
         moments: Tensor of shape `(6,)`: the number of measurements, the means of both quantities,
@@ -219,7 +219,7 @@ def with_measurement(moments, trace, square):
 
 
 def noise_scale(moments):
-    """Gives the noise scale and its standard error, from the moments as a NumPy array."""
+    """Returns the noise scale and its standard error, from the moments as a NumPy array."""
     count, trace, square, traces, squares, products = moments
     if count == 0:
         return np.nan, np.nan  # an epoch of fewer updates than there are between two measurements

@@ -171,7 +171,7 @@ class LearningRateFinder(keras.callbacks.Callback):
         self.put_back()
 
     def data(self):
-        """Gives the test: a dictionary of NumPy arrays, an entry for each update.
+        """Returns the test: a dictionary of NumPy arrays, an entry for each update.
 
         Returns:
             `{"rates", "losses", "smoothed_losses"}`.

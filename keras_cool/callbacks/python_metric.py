@@ -11,9 +11,9 @@ import numpy as np
 from keras_cool.callbacks.shared.best_weights import BestWeights
 from keras_cool.callbacks.shared.files import checked_path
 from keras_cool.callbacks.shared.frequency import checked_frequency
-from keras_cool.callbacks.shared.returned_values import as_values
+from keras_cool.callbacks.shared.inspecting import inspecting
+from keras_cool.callbacks.shared.log_values import as_log_values
 from keras_cool.callbacks.shared.saved_state import SavedState
-from keras_cool.callbacks.shared.undisturbed import undisturbed
 
 
 class PythonMetric(keras.callbacks.Callback):
@@ -186,14 +186,14 @@ class PythonMetric(keras.callbacks.Callback):
     def _evaluate(self, when):
         model = self.model
         try:
-            with undisturbed(model):
+            with inspecting(model):
                 result = self.function(model)
         except Exception as error:
             error.add_note(
                 f"The function of {self._title} raised this {when} (the first epoch is 0)."
             )
             raise
-        self._latest = as_values(result, self.name, self._title)
+        self._latest = as_log_values(result, self.name, self._title)
         self._state["latest"] = _encoded(self._latest)
         self._judge(self._latest[self.name], model, when)
 

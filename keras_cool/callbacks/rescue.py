@@ -211,7 +211,7 @@ class Rescue(keras.callbacks.Callback):
         self.on_train_end()
 
     def report(self):
-        """Gives what happened in words: a string with a line for each rescue."""
+        """Returns what happened as text, a line for each rescue."""
         lines = [in_words(r) for r in self.rescues]
         return "\n".join(lines + self._last_words) or "There was no trouble."
 

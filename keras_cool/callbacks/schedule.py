@@ -10,7 +10,7 @@ from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_cool.callbacks.shared.breakpoints import checked_table, value_at
-from keras_cool.callbacks.shared.schedule_target import interpret
+from keras_cool.callbacks.shared.schedule_target import as_target
 from keras_cool.callbacks.shared.step_callback import StepCallback, build_optimizer
 from keras_cool.keras_private import holds_several, learning_rate_variable
 from keras_cool.optimizer_roles import chain
@@ -90,7 +90,7 @@ class Schedule(StepCallback):
                 "LearningRateSchedule, or a dictionary of breakpoints such as {0: 0.1, 100: 0.01}. "
                 f"It was given {schedule!r} of type {type(schedule).__name__}."
             )
-        self._target = interpret(target)
+        self._target = as_target(target)
         self._table = checked_table(schedule) if isinstance(schedule, dict) else None
         for _, value in self._table or ():
             self._target.check_exact(value)

@@ -67,9 +67,9 @@ class StepMonitor(StepCallback):
 
     Raises:
         ValueError: If `frequency` is not a positive integer, the model was compiled with
-            `steps_per_execution` above 1 (the weights between the steps of one execution are not to
-            be had), the model's own optimizer was given no gradients, or there is nothing to plot
-            yet.
+            `steps_per_execution` above 1 (the weights between the steps of one execution never
+            leave the device), the model's own optimizer was given no gradients, or there is nothing
+            to plot yet.
         ImportError: From `plot`, if matplotlib is not installed.
     """
 
@@ -82,7 +82,7 @@ class StepMonitor(StepCallback):
         self._before: list | None = None
 
     def data(self):
-        """Gives arrays with a value a report: `step`, counted by `iterations`, and the others."""
+        """Returns arrays with a value a report: `step`, counted by `iterations`, and the others."""
         names = self._reports[-1] if self._reports else ()
         return {name: np.array([report[name] for report in self._reports]) for name in names}
 

@@ -10,7 +10,7 @@ import numpy as np
 from keras_cool.callbacks.shared.figure import new_figure
 from keras_cool.callbacks.shared.files import checked_path, replacing
 from keras_cool.callbacks.shared.frequency import checked_frequency
-from keras_cool.callbacks.shared.loss_elsewhere import LossElsewhere
+from keras_cool.callbacks.shared.loss_at_weights import LossAtWeights
 from keras_cool.callbacks.shared.principal_plane import principal_plane
 from keras_cool.callbacks.shared.recorded_points import PointsInFile, PointsInMemory
 from keras_cool.callbacks.shared.saved_state import SavedState
@@ -190,7 +190,7 @@ class Trajectory(keras.callbacks.Callback):
         data = {**plane._asdict(), "epochs" if self._by_epoch else "steps": times}
         if x is not None:
             weights = self._points.weights
-            with self._loss_elsewhere(x, y, sample_weight, batch_size) as loss:
+            with self._loss_at_weights(x, y, sample_weight, batch_size) as loss:
                 data["loss"] = np.array([loss.at(weights[i]) for i in indices])
         return data
 
@@ -232,7 +232,7 @@ class Trajectory(keras.callbacks.Callback):
         first, second = np.linspace(low - room, high + room, resolution, axis=1)
         last = np.array(self._points.weights[indices[-1]], "float64")
         losses = np.empty((resolution, resolution))
-        with self._loss_elsewhere(x, y, sample_weight, batch_size) as loss:
+        with self._loss_at_weights(x, y, sample_weight, batch_size) as loss:
             for i, j in np.ndindex(losses.shape):
                 step = first[j] * plane.directions[0] + second[i] * plane.directions[1]
                 losses[i, j] = loss.at(last + step)
@@ -274,8 +274,8 @@ class Trajectory(keras.callbacks.Callback):
         with replacing(path) as new:
             figure.savefig(new, dpi=150)
 
-    def _loss_elsewhere(self, *data):
-        return LossElsewhere(self.model, self._variables, *data)
+    def _loss_at_weights(self, *data):
+        return LossAtWeights(self.model, self._variables, *data)
 
     def _plane_and_indices(self):
         """The plane, and which of the points are finite."""

@@ -36,7 +36,7 @@ class Untouched:
 
 
 def _averaged(optimizer, average, weights):
-    """Gives the weights and their moving average after a step that does not move them."""
+    """Returns the weights and their moving average after a step that does not move them."""
     iterations = optimizer.iterations.value
     momentum = ops.cast(optimizer.ema_momentum * ops.cast(iterations > 0, "float32"), average.dtype)
     updated = momentum * average.value + (1 - momentum) * weights

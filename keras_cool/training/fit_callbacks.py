@@ -104,7 +104,7 @@ def _not_finite(counts):
 
 
 def as_numbers(tensors):
-    """Gives scalars by their names as Python numbers: counts are integers.
+    """Returns scalars by their names as Python numbers: counts are integers.
 
     Args:
         tensors: Dictionary of names and scalar tensors, outside of a step.
@@ -114,7 +114,7 @@ def as_numbers(tensors):
 
 
 def with_own_callbacks(callbacks, accumulates, verbose):
-    """Gives the callbacks of `fit` with those of a model with the mixin.
+    """Returns the callbacks of `fit`, with those of a model with the mixin added.
 
     Args:
         callbacks: Those given to `fit`: a list, one callback, a `CallbackList` or `None`.

@@ -11,7 +11,7 @@ from keras_cool.training.mixin import MultiGradientMixin
 
 
 def inject(model, optimizer=None):
-    """Gives an existing Keras model multi-gradient steps, in place.
+    """Adds multi-gradient steps to an existing Keras model, in place.
 
     The model may be functional, Sequential or subclassed, compiled or not, trained or not. Its
     weights, its optimizer and what it has learned stay. It saves as the class it was: after
@@ -61,8 +61,8 @@ def inject(model, optimizer=None):
 
 
 def give_mixin_for_callback(model):
-    """Gives a model the mixin for a callback in its step. All else stays as without: `Accumulate`
-    counts all batches alike and carries the last window of an epoch on."""
+    """Adds the mixin to a model for a callback inside its step. All else stays as without:
+    `Accumulate` weights all batches alike, and carries the last window of an epoch on."""
     if not isinstance(model, MultiGradientMixin):
         _give_mixin(model)
         model._is_plain = True

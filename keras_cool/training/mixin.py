@@ -33,7 +33,7 @@ BackendStep: Any = backend.train_step.BackendStep
 
 
 class MultiGradientMixin(Compilation, BackendStep):
-    """Gives a Keras model training steps that need more than one gradient.
+    """Adds training steps with several gradients to a Keras model.
 
     Put it before `keras.Model` (or `keras.Sequential`, or a class of your own) in the bases. Then
     `compile` takes the multi-gradient optimizers of `keras_cool.optimizers`, and

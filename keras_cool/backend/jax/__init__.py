@@ -1,1 +1,1 @@
-"""JAX: what a step needs of it and `keras.ops` has not."""
+"""JAX: what a step needs and `keras.ops` lacks."""

@@ -9,7 +9,7 @@ KEEPS_ASSIGNED = False
 
 
 def value_and_grad(objective, scope_at, tensors):
-    """Gives `(value, aux, gradients)` of `objective(tensors, scope) -> (value, aux)`, where the
+    """Returns `(value, aux, gradients)` of `objective(tensors, scope) -> (value, aux)`, where the
     scope is `scope_at(tensors)`."""
     reached = set()
 
@@ -26,7 +26,7 @@ def value_and_grad(objective, scope_at, tensors):
 
 
 def densify(gradient, tensor):
-    """Gives `gradient` as a tensor: zeros like `tensor` where it is `None`."""
+    """Returns `gradient` as a tensor: zeros like `tensor` where it is `None`."""
     return jnp.zeros_like(tensor) if gradient is None else gradient
 
 

@@ -8,7 +8,7 @@ from keras_cool.backend.jax.convolutions import canonical_convolutions
 
 
 def scalar_of_microbatch_if(condition, function, dtype):
-    """Gives the scalar `function()` of the dtype if `condition` is true, and 0 otherwise.
+    """Returns the scalar `function()` of the dtype if `condition` is true, and 0 otherwise.
 
     It is computed in any case: in a loop over micro-batches a `cond` would have all gradients in
     memory at once, which took 1.7 times as long as none, and a product along with them 1.0.

@@ -37,7 +37,7 @@ def copies(variables):
 
 
 def assign_copies(variables, values):
-    """Gives variables what `copies` made of them, as it was or `as_bytes`.
+    """Assigns to variables what `copies` made of them, as it was or `as_bytes`.
 
     The values stay the caller's.
     """
@@ -55,7 +55,7 @@ def as_bytes(value):
 
 
 def separate(variables):
-    """Gives each variable a buffer of its own, where several hold the same.
+    """Copies the buffer of a variable where several share one.
 
     So they do after `a.assign(b)`, with which Keras lets the weights and their moving average end a
     training. The next step donates the buffer of one, and so deletes that of the other.

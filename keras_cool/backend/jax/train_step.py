@@ -103,8 +103,8 @@ class BackendStep(ModelBase):
         return super()._get_jax_state(**parts)
 
     def jax_state_sync(self):
-        """Gives the variables the values that a loop of training, evaluation or prediction has for
-        them: those that they were taken from, whatever is trainable by now."""
+        """Assigns to the variables the values that a loop of training, evaluation or prediction
+        holds: to those that they were taken from, whatever is trainable by now."""
         state = getattr(self, "_jax_state", None)
         if not state or getattr(self, "_jax_state_synced", False):
             return

@@ -1,1 +1,1 @@
-"""TensorFlow: what a step needs of it and `keras.ops` has not."""
+"""TensorFlow: what a step needs and `keras.ops` lacks."""

@@ -8,7 +8,7 @@ KEEPS_ASSIGNED = True
 
 
 def value_and_grad(objective, scope_at, tensors):
-    """Gives `(value, aux, gradients)` of `objective(tensors, scope) -> (value, aux)`.
+    """Returns `(value, aux, gradients)` of `objective(tensors, scope) -> (value, aux)`.
 
     The scope, from `scope_at(tensors)`, stays open while the gradients are taken: a rematerialised
     layer reads its variables once more then.
@@ -36,7 +36,7 @@ def _sum(a, b):
 
 
 def densify(gradient, tensor):
-    """Gives `gradient` as a tensor: zeros where it is `None`, `IndexedSlices` made dense."""
+    """Returns `gradient` as a tensor: zeros where it is `None`, `IndexedSlices` made dense."""
     return tf.zeros_like(tensor) if gradient is None else tf.convert_to_tensor(gradient)
 
 

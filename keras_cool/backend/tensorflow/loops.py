@@ -6,7 +6,7 @@ from keras_cool.backend.tensorflow.updates import number_of_replicas
 
 
 def scalar_of_microbatch_if(condition, function, dtype):
-    """Gives the scalar `function()` of the dtype if `condition` is true, and 0 otherwise."""
+    """Returns the scalar `function()` of the dtype if `condition` is true, and 0 otherwise."""
     return tf.cond(condition, function, lambda: tf.zeros((), dtype))
 
 

@@ -33,7 +33,7 @@ def copies(variables):
 
 
 def assign_copies(variables, values):
-    """Gives variables what `copies` made of them, as it was or `as_bytes`."""
+    """Assigns to variables what `copies` made of them, as it was or `as_bytes`."""
     for part, value in zip(_parts(variables), values, strict=True):
         if isinstance(value, np.ndarray):
             value = value.view(part.dtype.as_numpy_dtype).reshape(part.shape)

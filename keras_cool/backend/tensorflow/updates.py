@@ -47,7 +47,7 @@ def all_finite_if(condition, tensors):
 
 
 def add_scaled(tensors, factor, others, into=None):
-    """Gives `t + factor * o` for each pair of tensors.
+    """Returns `t + factor * o` for each pair of tensors.
 
     Args:
         tensors: List of tensors, the `t`.
@@ -61,7 +61,7 @@ def add_scaled(tensors, factor, others, into=None):
 
 
 def sum_of_squared_errors(e, p, q, rtol, atol):
-    """Gives the sum of the squares of `e / (atol + rtol * max(|p|, |q|))`, a scalar.
+    """Returns the sum of the squares of `e / (atol + rtol * max(|p|, |q|))`, a scalar.
 
     Where `q` is not finite, the sum is not.
     """
@@ -115,7 +115,7 @@ def accumulate(variables, tensors, scale, fresh, places):
 
 
 def undo_unless(condition, variables, values):
-    """Gives the variables the values unless the scalar `condition` is true."""
+    """Assigns the values to the variables unless the scalar `condition` is true."""
     if number_of_replicas() == 1:
         for variable, value in zip(variables, values, strict=True):
             variable.value.assign(tf.where(condition, variable.value, value))
@@ -147,7 +147,7 @@ def _scaled(tensor, scale, dtype):
 
 
 def of_all_replicas(gradients, weight):
-    """Gives the gradients times what they count relative to the mean weight, summed over the
+    """Returns the gradients, weighted relative to the mean weight and summed over the
     replicas, and that weight; sparse ones stay sparse where there is one replica."""
     if number_of_replicas() == 1:
         return gradients, weight

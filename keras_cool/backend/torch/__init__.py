@@ -1,1 +1,1 @@
-"""PyTorch: what a step needs of it and `keras.ops` has not."""
+"""PyTorch: what a step needs and `keras.ops` lacks."""

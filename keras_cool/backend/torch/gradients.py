@@ -10,7 +10,7 @@ KEEPS_ASSIGNED = True
 
 
 def value_and_grad(objective, scope_at, tensors):
-    """Gives `(value, aux, gradients)` of `objective(tensors, scope) -> (value, aux)`.
+    """Returns `(value, aux, gradients)` of `objective(tensors, scope) -> (value, aux)`.
 
     The scope, from `scope_at(tensors)`, stays open while the gradients are taken: a rematerialised
     layer reads its variables once more then.
@@ -51,7 +51,7 @@ def _transformed(objective, scope_at, tensors):
 
 
 def densify(gradient, tensor):
-    """Gives `gradient` as a tensor: zeros like `tensor` where it is `None`."""
+    """Returns `gradient` as a tensor: zeros like `tensor` where it is `None`."""
     return torch.zeros_like(tensor) if gradient is None else gradient
 
 

@@ -5,7 +5,7 @@ import torch
 
 
 def scalar_of_microbatch_if(condition, function, dtype):
-    """Gives the scalar `function()` of the dtype if `condition` is true, and 0 otherwise."""
+    """Returns the scalar `function()` of the dtype if `condition` is true, and 0 otherwise."""
     zero = torch.zeros((), dtype=getattr(torch, dtype), device=condition.device)
     return function() if condition else zero
 

@@ -77,7 +77,7 @@ def copies(variables):
 
 
 def assign_copies(variables, values):
-    """Gives variables what `copies` made of them, as it was or `as_bytes`.
+    """Assigns to variables what `copies` made of them, as it was or `as_bytes`.
 
     The values stay the caller's.
     """

@@ -33,7 +33,7 @@ def all_finite_if(condition, tensors):
 
 
 def add_scaled(tensors, factor, others, into=None):
-    """Gives `t + factor * o` for each pair of tensors.
+    """Returns `t + factor * o` for each pair of tensors.
 
     Args:
         tensors: List of tensors, the `t`.
@@ -50,7 +50,7 @@ def add_scaled(tensors, factor, others, into=None):
 
 
 def sum_of_squared_errors(e, p, q, rtol, atol):
-    """Gives the sum of the squares of `e / (atol + rtol * max(|p|, |q|))`, a scalar.
+    """Returns the sum of the squares of `e / (atol + rtol * max(|p|, |q|))`, a scalar.
 
     Where `q` is not finite, the sum is not.
     """
@@ -95,7 +95,7 @@ def accumulate(variables, tensors, scale, fresh, places):
 
 
 def undo_unless(condition, variables, values):
-    """Gives the variables the values unless the scalar `condition` is true."""
+    """Assigns the values to the variables unless the scalar `condition` is true."""
     if not condition:
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)

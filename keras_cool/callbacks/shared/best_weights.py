@@ -35,7 +35,7 @@ class BestWeights:
         return self._weights is not None or not self._returns
 
     def restore(self, model):
-        """Gives the weights back to the model, if that is what they were kept for."""
+        """Restores the weights of the model, if they were kept for that."""
         if not self._returns:
             return
         if self._path is None:

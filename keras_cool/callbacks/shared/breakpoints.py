@@ -7,7 +7,7 @@ from keras import ops
 
 
 def checked_table(table):
-    """Gives the breakpoints of a dictionary, sorted pairs of an integer and a float.
+    """Returns the breakpoints of a dictionary, sorted pairs of an integer and a float.
 
     Args:
         table: Dictionary of epochs or steps, from 0 on, and the numbers that hold from there on.
@@ -31,7 +31,7 @@ def checked_table(table):
 
 
 def value_at(pairs, count, before):
-    """Gives the number that holds at `count`.
+    """Returns the number that holds at `count`.
 
     Args:
         pairs: What `checked_table` gives.

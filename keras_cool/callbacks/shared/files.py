@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def checked_path(path, argument, endings):
-    """Gives `path` as a `Path` that can be written, its folder made, or says why it cannot.
+    """Returns `path` as a `Path` that can be written, and makes its folder.
 
     Args:
         path: String or `Path`.
@@ -48,7 +48,7 @@ def checked_path(path, argument, endings):
 
 @contextlib.contextmanager
 def replacing(path):
-    """Gives the path of a new file beside `path` that takes its place once the block has ended.
+    """Returns the path of a new file, which replaces `path` once the block has ended.
 
     If the block fails, or the process ends within it, the file that was there is left whole.
     Ctrl-C and SIGTERM take effect once the new file is in place, and leave nothing else behind.

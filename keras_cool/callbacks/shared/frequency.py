@@ -4,7 +4,7 @@ from numbers import Integral
 
 
 def checked_frequency(frequency, callback, epochs_allowed=True):
-    """Gives the `frequency` of a callback, `"epoch"` or a positive integer, or says what it may be.
+    """Returns the `frequency` of a callback, `"epoch"` or a positive integer.
 
     Args:
         frequency: What the user gave.

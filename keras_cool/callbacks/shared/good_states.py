@@ -45,7 +45,7 @@ class GoodStates:
         return self._places[0] is not None
 
     def keep(self, model, epoch, best):
-        """Gives the present state of a training, not yet as a good one."""
+        """Returns the present state of a training, not yet as a good one."""
         path = None if self._path is None else self._file("unconfirmed")
         return KeptState(TrainingState(model, path), epoch, rates_of(model), best)
 

@@ -64,7 +64,7 @@ def updates_of(model):
 
 
 def set_schedule(model, optimizer, schedule):
-    """Gives an optimizer of a model another schedule, and the model a training function with it."""
+    """Sets the schedule of an optimizer, and compiles the model's training function with it."""
     optimizer.learning_rate = schedule
     model.make_train_function(force=True)  # the one before has its own schedule compiled in
 

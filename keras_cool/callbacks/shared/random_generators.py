@@ -23,7 +23,7 @@ class RandomGenerators:
         self._keras = backend.snapshots.copies(self._variables())
 
     def put_back(self):
-        """Gives every generator the state that it had."""
+        """Sets every generator to the state that it had."""
         random.setstate(self._python)
         np.random.set_state(self._numpy)  # noqa: NPY002
         backend.snapshots.set_random_state(self._backend)

@@ -22,8 +22,8 @@ _USAGE = (
 )
 
 
-def interpret(target):
-    """Gives the target that the first argument of `Schedule` means."""
+def as_target(target):
+    """Returns the target that the first argument of `Schedule` names."""
     if isinstance(target, keras.Variable):
         return VariableTarget(target)
     if isinstance(target, (tuple, list)) and len(target) == 2 and isinstance(target[1], str):
@@ -185,7 +185,7 @@ class AttributeTarget:
         return [] if self.variable.held is None else [self.variable.held]
 
     def keep_value(self):
-        """Gives the attribute the number that the last step had."""
+        """Sets the attribute to the number that the last step had."""
         self.check_exact(float(self.variable.numpy()))
         self._held_in[self.name] = float(self.variable.numpy())
 

@@ -8,7 +8,7 @@ from keras_cool.gradients import densify
 
 
 def squared_norm(tensors):
-    """Gives the sum of the squares of all entries, a scalar tensor of the `measured_dtype`.
+    """Returns the sum of the squares of all entries, a scalar tensor of the `measured_dtype`.
 
     Args:
         tensors: List of tensors; `IndexedSlices` of TensorFlow's are made dense.
@@ -17,7 +17,7 @@ def squared_norm(tensors):
 
 
 def squared_norm_if(condition, tensors):
-    """Gives the squared norm if `condition` is true, and 0 without computing it otherwise.
+    """Returns the squared norm if `condition` is true, and 0 without computing it otherwise.
 
     Args:
         condition: Scalar boolean tensor.
@@ -29,7 +29,7 @@ def squared_norm_if(condition, tensors):
 
 
 def squared_norm_of_part_if(condition, tensors):
-    """Gives the squared norm of a micro-batch's gradients if `condition` is true, and 0 otherwise.
+    """Returns the squared norm of the gradients of a micro-batch if `condition` is true, else 0.
 
     Args:
         condition: Scalar boolean tensor.

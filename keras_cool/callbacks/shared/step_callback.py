@@ -82,7 +82,6 @@ class StepCallback(keras.callbacks.Callback):
         """Takes up the model; Keras calls it before training."""
         is_new = model is not self._model
         super().set_model(model)
-        # The one look from here into that room.
         from keras_cool.training.inject import give_mixin_for_callback
 
         give_mixin_for_callback(model)

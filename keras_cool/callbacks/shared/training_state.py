@@ -1,4 +1,4 @@
-"""`TrainingState`: all that a training step changes, kept and put back to the bit."""
+"""`TrainingState`: all that a training step changes, saved and restored bit for bit."""
 
 import keras
 import numpy as np
@@ -44,7 +44,7 @@ class TrainingState:
             self._path = path
 
     def put_back(self):
-        """Gives every variable the value that it had; may be called again."""
+        """Assigns to every variable the value that it had. It may be called again."""
         if self._path is None:
             backend.snapshots.assign_copies(self._variables, self._copies)
             return

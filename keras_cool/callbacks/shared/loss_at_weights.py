@@ -10,12 +10,12 @@ from keras_cool import backend
 from keras_cool.callbacks.shared.training_state import variables_of
 
 
-class LossElsewhere(contextlib.ExitStack):
+class LossAtWeights(contextlib.ExitStack):
     """A context whose `at(weights)` is the loss that `model.evaluate` gives at other weights.
 
     Arrays of one batch go through `model.test_on_batch`, with the same result: `evaluate` takes up
     to a tenth of a second to make a dataset of them. All losses see the same random numbers. At its
-    end the weights, the state of layers, seeds and metrics are to the bit what they were at its
+    end the weights, the state of layers, seeds and metrics are bit for bit what they were at its
     beginning.
 
     Args:

@@ -1,4 +1,4 @@
-"""`undisturbed`: a look at a model in the midst of its training, which goes on as without it."""
+"""`inspecting`: calls a model between two training steps, without an effect on its training."""
 
 import contextlib
 
@@ -10,7 +10,7 @@ from keras_cool.callbacks.shared.training_state import variables_of
 
 
 @contextlib.contextmanager
-def undisturbed(model):
+def inspecting(model):
     """A context in which `model.predict` and `model.evaluate` may be called between two steps.
 
     What they change is put back, after an error too: the running means of loss and metrics, and on

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 
-def as_values(result, name, title):
-    """Gives the result of a user's function as a dictionary of floats, or says what is wrong.
+def as_log_values(result, name, title):
+    """Returns the result of a user's function as a dictionary of floats.
 
     Args:
         result: A number (of Python, NumPy or the backend), or a dictionary of names and numbers.
