@@ -4,6 +4,8 @@ import contextlib
 
 import keras
 
+from keras_cool.training.inject import give_mixin_for_callback
+
 
 class StepCallback(keras.callbacks.Callback):
     """A callback that is also a part of the training step, compiled with it on every backend.
@@ -82,8 +84,6 @@ class StepCallback(keras.callbacks.Callback):
         """Takes up the model; Keras calls it before training."""
         is_new = model is not self._model
         super().set_model(model)
-        from keras_cool.training.inject import give_mixin_for_callback
-
         give_mixin_for_callback(model)
         self._check_model(model)
         model.check_no_train_step()  # now: TensorFlow cannot recover from an error while it traces
