@@ -26,7 +26,11 @@ class GradientEstimator:
         return []
 
     def apply_estimate(self, apply):
-        """Calls `apply()`, which hands the estimate to the optimizer."""
+        """Hands the estimate to the optimizer.
+
+        Args:
+            apply: A function without arguments that does it.
+        """
         apply()
 
     def count(self, gradient_evaluations, finite):
@@ -82,7 +86,11 @@ class Accumulator:
         raise NotImplementedError
 
     def counting(self, batch):
-        """Returns a context within which `apply` is given the gradients of `batch`, a `Batch`."""
+        """Returns a context within which `apply` is given the gradients of a batch.
+
+        Args:
+            batch: A `Batch`.
+        """
         raise NotImplementedError
 
     def share(self):

@@ -97,7 +97,7 @@ def test_the_first_soft_batch_of_a_page_is_explained(page):
 
 def test_nothing_tells_to_install_what_an_index_does_not_have():
     """Until it is released, `pip install keras-cool` finds nothing."""
-    for file in [*(ROOT / "keras_cool").rglob("*.py"), *(ROOT / "examples").glob("*.py")]:
+    for file in [*(ROOT / "keras_cool").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]:
         assert not re.search(r"pip install\W+keras-cool", file.read_text(encoding="utf-8")), file
 
 

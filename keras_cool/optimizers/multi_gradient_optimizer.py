@@ -134,8 +134,7 @@ class MultiGradientOptimizer(OptimizerWrapper, GradientEstimator):
         return type(self)._inject(model, optimizer=self)
 
     def apply_estimate(self, apply):
-        """Calls `apply()`, within which `apply` of this optimizer takes gradients: those that
-        `estimate_gradient` returned."""
+        # Within it `apply` of this optimizer takes gradients: those of `estimate_gradient`.
         self._accepting += 1
         try:
             apply()

@@ -379,12 +379,14 @@ class MultiGradientMixin(Compilation, BackendStep):
         return force
 
     def test_step(self, *args):
+        """Evaluates one batch, with the numbers that callbacks give a step: Keras calls it."""
         with self.reading_state(*args):
             during_step = self.step_hooks.during_step()
         with during_step:
             return super().test_step(*args)
 
     def predict_step(self, *args):
+        """Predicts one batch, with the numbers that callbacks give a step: Keras calls it."""
         with self.reading_state(*args):
             during_step = self.step_hooks.during_step()
         with during_step:
