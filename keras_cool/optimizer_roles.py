@@ -165,17 +165,21 @@ def optimizers_of(model):
     own = getattr(model, "optimizer", None)
     found = {} if own is None else {id(own): own}
     for layer in [model, *all_layers(model)]:
-        for value in vars(layer).values():
-            _collect(value, found)
+        # A step on PyTorch looks each time: most of what a layer has, every layer has.
+        for name, value in vars(layer).items():
+            if name not in _OF_EVERY_LAYER and isinstance(value, _MAY_HOLD):
+                _collect(value, found)
     return list(found.values())
+
+
+_MAY_HOLD = (keras.optimizers.Optimizer, dict, list, tuple, set)
+_OF_EVERY_LAYER = frozenset(vars(keras.Layer()))
 
 
 def _collect(value, found):
     if isinstance(value, keras.optimizers.Optimizer):
         found.setdefault(id(value), value)
-    elif isinstance(value, dict):
-        for entry in value.values():
-            _collect(entry, found)
-    elif isinstance(value, list | tuple | set):
-        for entry in value:
+        return
+    for entry in value.values() if isinstance(value, dict) else value:
+        if isinstance(entry, _MAY_HOLD):
             _collect(entry, found)
