@@ -124,3 +124,37 @@ def test_an_embedding_under_heun_against_numpy():
         first = gradient(table)
         table = table - 0.25 * (first + gradient(table - 0.5 * first))
     np.testing.assert_allclose(model.get_weights()[0], table, rtol=1e-5)
+
+
+SOLVERS = {
+    "rk23": lambda: kc.optimizers.RK23(0.1, rtol=0.1, atol=0.01),
+    "rk23 over adam": lambda: kc.optimizers.RK23(keras.optimizers.Adam(0.01), rtol=0.1),
+    "rk45, full batch": lambda: kc.optimizers.RK45(0.1, full_batch=True),
+    "first step chosen": lambda: kc.optimizers.RK23(first_step="auto"),
+}
+
+
+@pytest.mark.parametrize("microbatch_size", [None, 3])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_an_embedding_before_an_rnn_under_step_size_control(solver, microbatch_size):
+    """It is a product with one-hot vectors. In a graph TensorFlow knows the shape of neither the
+    gradient of an embedding nor of what follows an RNN, and its loops ask for both."""
+    table = RNG.normal(size=(7, 4)).astype("float32")
+    words = RNG.integers(0, 7, size=(8, 5))
+    targets = RNG.normal(size=(8, 5, 1)).astype("float32")
+
+    def trained(inputs, first, x):
+        keras.utils.set_random_seed(0)
+        hidden = keras.layers.SimpleRNN(3, return_sequences=True)(first(inputs))
+        model = kc.Model(inputs, keras.layers.Dense(1)(hidden))
+        first.set_weights([table])
+        model.compile(SOLVERS[solver](), loss="mse", microbatch_size=microbatch_size)
+        model.fit(x, targets, batch_size=8, epochs=3, verbose=0)
+        return model.get_weights()
+
+    embedding, dense = keras.layers.Embedding(7, 4), keras.layers.Dense(4, use_bias=False)
+    weights = trained(keras.Input((5,), dtype="int32"), embedding, words)
+    expected = trained(keras.Input((5, 7)), dense, np.eye(7, dtype="float32")[words])
+    assert np.abs(weights[0] - table).max() > 1e-4
+    for a, b in zip(weights, expected):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)

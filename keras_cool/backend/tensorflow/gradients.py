@@ -37,7 +37,11 @@ def _sum(a, b):
 
 def densify(gradient, tensor):
     """Returns `gradient` as a tensor: zeros where it is `None`, `IndexedSlices` made dense."""
-    return tf.zeros_like(tensor) if gradient is None else tf.convert_to_tensor(gradient)
+    if gradient is None:
+        return tf.zeros_like(tensor)
+    dense = tf.convert_to_tensor(gradient)
+    dense.set_shape(tensor.shape)  # a graph may not know it: of embeddings, and after an RNN
+    return dense
 
 
 def allow_float64():

@@ -50,7 +50,7 @@ def over_microbatches(body, initial_state, batch, size):
     The first micro-batch, outside the loop, is the one that may have less than `size` samples, so
     that those in the loop have a static shape, as XLA wants it.
 
-    Args, returns: As in `keras_cool/backend/jax.py`.
+    Args, returns: As in `keras_cool/backend/jax/loops.py`.
     """
     batch = [tf.convert_to_tensor(x) for x in batch]
     # Static sizes where they are known: by them Keras weights the losses of several outputs.

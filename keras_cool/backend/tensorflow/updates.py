@@ -87,7 +87,7 @@ def sum_over_replicas(loss, gradients):
 def accumulate(variables, tensors, scale, fresh, places):
     """Adds `scale` times each tensor to its variable, or sets it to that where it is fresh.
 
-    Args: As in `keras_cool/backend/jax.py`.
+    Args: As in `keras_cool/backend/jax/updates.py`.
     """
     scaled = [_scaled(t, scale, v.dtype) for v, t in zip(variables, tensors, strict=True)]
     fresh = tf.gather(fresh, places)

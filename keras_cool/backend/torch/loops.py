@@ -18,7 +18,7 @@ def while_loop(cond, body, loop_vars):
 def over_microbatches(body, initial_state, batch, size):
     """Runs `body` on one micro-batch after another and adds up what it gives.
 
-    Args, returns: As in `keras_cool/backend/jax.py`.
+    Args, returns: As in `keras_cool/backend/jax/loops.py`.
     """
     samples = batch[0].shape[0]
     sums, state, pieces = None, None, []

@@ -80,7 +80,7 @@ def sum_over_replicas(loss, gradients):
 def accumulate(variables, tensors, scale, fresh, places):
     """Adds `scale` times each tensor to its variable, or sets it to that where it is fresh.
 
-    Args: As in `keras_cool/backend/jax.py`.
+    Args: As in `keras_cool/backend/jax/updates.py`.
     """
     fresh, in_place = fresh.tolist(), not in_stateless_scope()
     for variable, tensor, place in zip(variables, tensors, places, strict=True):
