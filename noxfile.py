@@ -22,6 +22,7 @@ BACKENDS = {"jax": "jax", "tensorflow": "tensorflow-cpu", "torch": "torch"}
 ALSO_TESTED = {"tensorflow": ["tensorboard"]}  # through which Keras' callback writes there
 # The tests are spread over the processors; threads of PyTorch's would get in each other's way.
 WORKERS = ["-n", "auto", "--maxprocesses", "4"]
+SLOWEST = ["--durations=20", "--durations-min=1"]  # named at the end, where they take a second
 ONE_THREAD_A_WORKER = {"OMP_NUM_THREADS": "1"}
 
 backends = nox.parametrize("backend", list(BACKENDS), ids=list(BACKENDS))
@@ -175,6 +176,7 @@ def run_pytest(session, backend):
     session.run(
         "pytest",
         *WORKERS,
+        *SLOWEST,
         *session.posargs,
         env=environment(session, backend) | ONE_THREAD_A_WORKER,
         success_codes=[0, 5] if session.posargs else [0],

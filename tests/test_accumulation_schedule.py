@@ -6,10 +6,10 @@ The model has one weight, and its loss is its output: each update takes 0.1 from
 import keras
 import numpy as np
 import pytest
-from ways_to_train import MODELS, WAYS
 
 from keras_cool.callbacks import AccumulationSchedule, FinishWindow
 from keras_cool.optimizers import Accumulate
+from support.ways_to_train import MODELS, WAYS
 
 BATCHES = 8  # an epoch, of one sample each
 X = np.ones((BATCHES, 1), "float32")

@@ -3,7 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from gradient_flows import (
+from numpy.polynomial import Chebyshev
+
+import keras_cool as kc
+from support.gradient_flows import (
     POISSON,
     PROBLEMS,
     Quadratic,
@@ -13,9 +16,6 @@ from gradient_flows import (
     train,
     weights_of,
 )
-from numpy.polynomial import Chebyshev
-
-import keras_cool as kc
 
 RKC = kc.optimizers.RungeKuttaChebyshev
 

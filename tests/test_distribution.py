@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import keras_cool as kc
+from support.replicas import four_devices, mirrored_strategy
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)
@@ -165,35 +166,23 @@ def case(request):
 
 if BACKEND == "jax":
 
-    @contextlib.contextmanager
-    def data_parallel():
-        devices = keras.distribution.list_devices("cpu")
-        assert len(devices) == 4, "tests/conftest.py asks XLA for 4 CPU devices"
-        parallel = keras.distribution.DataParallel(devices=devices)
-        keras.distribution.set_distribution(parallel)
-        try:
-            yield
-        finally:
-            keras.distribution.set_distribution(None)
-
     def test_four_devices_equal_one(case):
         optimizer, model_class, *options = case
         expected = fit(optimizer, contextlib.nullcontext, model_class, *options)
-        assert_same(fit(optimizer, data_parallel, model_class, *options), expected)
+        assert_same(fit(optimizer, four_devices, model_class, *options), expected)
 
     @pytest.mark.parametrize("case", CALLBACKS)
     def test_callbacks_on_four_devices_equal_one(case):
-        check_callbacks(case, data_parallel)
+        check_callbacks(case, four_devices)
 
     def test_a_kept_gradient_on_four_devices():
-        check_kept_gradient(data_parallel)
+        check_kept_gradient(four_devices)
 
     def test_the_noise_scale_of_microbatches_on_four_devices():
-        check_noise_of_microbatches(data_parallel, 4)
+        check_noise_of_microbatches(four_devices, 4)
 
 
 if BACKEND == "tensorflow":
-    from replicas import mirrored_strategy
 
     @pytest.fixture
     def strategy():

@@ -5,9 +5,9 @@ import inspect
 import keras
 import numpy as np
 import pytest
-from replicas import two_devices
 
 import keras_cool as kc
+from support.replicas import two_devices
 
 O = kc.optimizers  # noqa: E741
 OPTIMIZERS = {

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import keras
 import pytest
-from replicas import two_devices
 
 import keras_cool as kc
 from harness import soft_batch_rows as table
+from support.replicas import two_devices
 
 # Rows of the table of soft batches: what a loss is divided by, and what else a window has to weigh.
 LOSSES = [

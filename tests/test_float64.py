@@ -10,13 +10,13 @@ import sys
 import keras
 import numpy as np
 import pytest
-from gradient_flows import PROBLEMS
 from keras import ops
 from scipy import special
 from scipy.integrate import RK45
 
 import keras_cool as kc
 from keras_cool import keras_private
+from support.gradient_flows import PROBLEMS
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(5, 4)), RNG.normal(size=(4, 3))

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from ways_to_train import BACKEND, WAYS
 
 import keras_cool as kc
+from support.ways_to_train import BACKEND, WAYS
 
 NoiseScale = kc.callbacks.GradientNoiseScale
 DIMENSION, DISTANCE, NOISE = 3, 0.5, 1.0

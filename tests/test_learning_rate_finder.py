@@ -1,76 +1,23 @@
 """`LearningRateFinder`: exact losses, a rate that trains, and no trace of the test."""
 
 import contextlib
-import random
 import warnings
 
 import keras
 import numpy as np
 import pytest
-from ways_to_train import BACKEND, MODELS, WAYS
 
 import keras_cool as kc
 from keras_cool.callbacks import LearningRateFinder
 from keras_cool.callbacks.shared.rate_range import smoothed_losses, steepest_descent
-from keras_cool.keras_private import unseeded_generator
+from support.comparisons import assert_same_bits, everything
+from support.models import deep_model, linear_model, optimizer_for, rate_of
+from support.ways_to_train import BACKEND, MODELS, WAYS
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 3)).astype("float32")
 Y = (X @ np.array([[1.0], [-2.0], [0.5]]) + 0.1 * RNG.normal(size=(40, 1))).astype("float32")
 SINGLE_STEPS = {name: way for name, way in WAYS.items() if name != "two-steps"}
-
-
-def deep_model(kind, optimizer, **arguments):
-    """With everything that has a state: batch statistics, seeds of its own and none, moments."""
-    keras.utils.set_random_seed(1)
-    inputs = keras.Input((3,))
-    x = keras.layers.BatchNormalization()(inputs)
-    x = keras.layers.Dropout(0.2, seed=5)(keras.layers.Dropout(0.2)(x))
-    model = kind(inputs, keras.layers.Dense(1)(x))
-    model.compile(optimizer, loss="mse", metrics=["mae"], **arguments)
-    keras.random.uniform((1,))  # from Keras' generator for what has no seed
-    return model
-
-
-def optimizer_for(way):
-    """One with moments; the one with fewer operations where each is run by itself."""
-    return (
-        keras.optimizers.SGD(0.01, momentum=0.9) if way == "eager" else keras.optimizers.Adam(0.01)
-    )
-
-
-def linear_model(optimizer, kind=keras.Model, bias=False, start="zeros", **arguments):
-    inputs = keras.Input((3,))
-    layer = keras.layers.Dense(1, use_bias=bias, kernel_initializer=start)
-    model = kind(inputs, layer(inputs))
-    model.compile(optimizer, loss="mse", **arguments)
-    return model
-
-
-def rate_of(model):
-    return float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
-
-
-def everything(model):
-    """All values that training changes, by name; and the state of the generators."""
-    variables = [*model.variables, *model.optimizer.variables]
-    values = {f"variable {i}": np.array(v.numpy()) for i, v in enumerate(variables)}
-    if BACKEND == "torch":
-        import torch
-
-        values["torch"] = torch.get_rng_state().numpy()
-    values["python"], values["numpy"] = random.getstate(), np.random.get_state()[1:]  # noqa: NPY002
-    values["keras"] = np.array(unseeded_generator().state.numpy())
-    return values
-
-
-def assert_same_bits(values, expected):
-    assert values.keys() == expected.keys()
-    for name, value in values.items():
-        if name in ("python", "numpy"):
-            assert str(value) == str(expected[name]), name
-        else:
-            np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
 def run_test(model, finder=None, epochs=4, **arguments):
@@ -116,11 +63,11 @@ def test_it_leaves_no_trace_in_a_model_that_has_been_trained(name):
     else:
         model.fit(X, Y, batch_size=15, verbose=0)
     expected = everything(model)
-    rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+    rate = rate_of(model)
     finder = run_test(model, validation_data=(X, Y) if name == "ema" else None)
     values = everything(model)
     assert_same_bits(values, expected)
-    assert float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) == rate
+    assert rate_of(model) == rate
     np.testing.assert_allclose(finder.data()["rates"], np.geomspace(1e-4, 0.1, 5), rtol=1e-5)
 
 

@@ -10,10 +10,10 @@ import math
 import keras
 import numpy as np
 import pytest
-from ways_to_train import MODELS, WAYS
 
 import keras_cool as kc
 from keras_cool.optimizers.schedules import Cycle, OneCycle, Warmup
+from support.ways_to_train import MODELS, WAYS
 
 schedules = keras.optimizers.schedules
 RAMPS = {"linear": lambda p: p, "cosine": lambda p: (1 - np.cos(np.pi * p)) / 2}

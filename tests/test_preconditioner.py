@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from gradient_flows import POISSON, compiled, set_weights, train, weights_of
 from keras import ops
 
 import keras_cool as kc
 from keras_cool.optimizers.runge_kutta.preconditioner import preconditioner
+from support.gradient_flows import POISSON, compiled, set_weights, train, weights_of
 
 # Without momentum, so that a step is the present gradient, preconditioned.
 OPTIMIZERS = {

@@ -11,9 +11,9 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from ways_to_train import MODELS, WAYS
 
 from keras_cool.callbacks import PythonMetric
+from support.ways_to_train import MODELS, WAYS
 
 BATCHES = 4  # an epoch, of one sample each
 X = np.ones((BATCHES, 1), "float32")

@@ -6,18 +6,13 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from test_learning_rate_finder import (
-    assert_same_bits,
-    deep_model,
-    everything,
-    linear_model,
-    optimizer_for,
-)
-from test_training_state import PLACES
-from ways_to_train import MODELS, WAYS
 
 import keras_cool as kc
 from keras_cool.callbacks import LearningRateFinder, Rescue
+from support.comparisons import assert_same_bits, everything
+from support.models import deep_model, linear_model, optimizer_for, rate_of
+from support.replicas import PLACES
+from support.ways_to_train import MODELS, WAYS
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 3)).astype("float32")
@@ -33,10 +28,6 @@ def fit(model, rescue, x=X, y=Y, epochs=6, batch_size=10, callbacks=(), **argume
         return model.fit(
             x, y, batch_size=batch_size, epochs=epochs, callbacks=callbacks, **arguments
         ).history
-
-
-def rate_of(model):
-    return float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
 
 
 @pytest.mark.parametrize("way", WAYS)

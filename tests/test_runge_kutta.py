@@ -3,10 +3,18 @@
 import keras
 import numpy as np
 import pytest
-from gradient_flows import POISSON, PROBLEMS, compiled, exact_flow, set_weights, train, weights_of
 from keras import ops
 
 import keras_cool as kc
+from support.gradient_flows import (
+    POISSON,
+    PROBLEMS,
+    compiled,
+    exact_flow,
+    set_weights,
+    train,
+    weights_of,
+)
 
 ORDERS = {"Heun": 2, "Midpoint": 2, "Ralston": 2, "RK4": 4, "RK23": 3, "RK45": 5, "Tsit5": 5}
 

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from ways_to_train import BACKEND, MODELS, WAYS
 
 import keras_cool as kc
+from support.ways_to_train import BACKEND, MODELS, WAYS
 
 Schedule = kc.callbacks.Schedule
 X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")

@@ -5,9 +5,9 @@ import sys
 import keras
 import numpy as np
 import pytest
-from ways_to_train import BACKEND, MODELS, WAYS
 
 import keras_cool as kc
+from support.ways_to_train import BACKEND, MODELS, WAYS
 
 StepMonitor = kc.callbacks.StepMonitor
 X = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")

@@ -7,12 +7,12 @@ import math
 import keras
 import numpy as np
 import pytest
-from gradient_flows import PROBLEMS, compiled, exact_flow, train, weights_of
 from keras import ops
 from scipy.integrate import RK23, RK45, solve_ivp
 from scipy.integrate._ivp.rk import rk_step
 
 import keras_cool as kc
+from support.gradient_flows import PROBLEMS, compiled, exact_flow, train, weights_of
 
 SCIPY = {"RK23": RK23, "RK45": RK45}
 

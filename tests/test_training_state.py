@@ -10,6 +10,7 @@ from keras_cool import Model, backend
 from keras_cool.callbacks.shared.random_generators import RandomGenerators
 from keras_cool.callbacks.shared.training_state import TrainingState, variables_of
 from keras_cool.optimizers import Heun
+from support.replicas import PLACES
 
 BACKEND = keras.backend.backend()
 X, Y = np.ones((16, 4), "float32"), np.ones((16, 1), "float32")
@@ -47,43 +48,6 @@ def same(first, second):
     return len(first) == len(second) and all(map(np.array_equal, first, second))
 
 
-@contextlib.contextmanager
-def one_device():
-    yield
-
-
-if BACKEND == "jax":
-
-    @contextlib.contextmanager
-    def data_parallel():
-        devices = keras.distribution.list_devices("cpu")
-        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
-        yield
-
-    @contextlib.contextmanager
-    def model_parallel():
-        devices = keras.distribution.list_devices("cpu")
-        mesh = keras.distribution.DeviceMesh((2, 2), ["batch", "model"], devices)
-        layout = keras.distribution.LayoutMap(mesh)
-        layout[".*kernel.*"] = ("model", None)
-        layout[".*(momentum|velocity).*"] = (None,)
-        keras.distribution.set_distribution(
-            keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
-        )
-        yield
-
-    PLACES = [one_device, data_parallel, model_parallel]
-elif BACKEND == "tensorflow":
-    from replicas import mirrored_strategy
-
-    def mirrored():
-        return mirrored_strategy().scope()
-
-    PLACES = [one_device, mirrored]
-else:
-    PLACES = [one_device]
-
-
 @pytest.mark.parametrize("kept", ["device", "disk"])
 @pytest.mark.parametrize("place", PLACES)
 def test_every_bit_comes_back_twice(place, kept, tmp_path):
@@ -104,7 +68,7 @@ def test_every_bit_comes_back_twice(place, kept, tmp_path):
             assert same(bits(model), before)
         after = [str(getattr(v.value, "sharding", None)) for v in variables_of(model)[:3]]
         assert after == layouts
-        if place is one_device or BACKEND != "tensorflow":
+        if place is contextlib.nullcontext or BACKEND != "tensorflow":
             return
         # Each replica has statistics of its own.
         statistics = next(v for v in model.variables if "moving_mean" in v.path)

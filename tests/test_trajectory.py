@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
-from ways_to_train import MODELS, WAYS
 
 import keras_cool as kc
 from keras_cool.callbacks.shared.principal_plane import BLOCK, principal_plane
+from support.ways_to_train import MODELS, WAYS
 
 CURVATURES = np.array([1.0, 0.2])
 START = np.array([2.0, -1.5])

@@ -1,0 +1,1 @@
+"""Problems, models, ways to train and comparisons that several test files share."""
