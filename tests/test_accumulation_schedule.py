@@ -38,7 +38,7 @@ def one_weight(kind="plain", steps=1, optimizer="sgd", **way):
     return model, layer
 
 
-def train(model, *callbacks, epochs=3, **arguments):
+def updates_by_epoch(model, *callbacks, epochs=3, **arguments):
     updates = [0]
     count = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: updates.append(int(model.optimizer.iterations))
@@ -54,7 +54,7 @@ def train(model, *callbacks, epochs=3, **arguments):
 def test_each_epoch_has_its_number_of_updates(kind, way):
     model, _ = one_weight(kind, **WAYS[way])
     schedule = AccumulationSchedule({2: 8, 1: 4})  # in any order
-    assert train(model, schedule, epochs=4) == [8, 2, 1, 1]
+    assert updates_by_epoch(model, schedule, epochs=4) == [8, 2, 1, 1]
     np.testing.assert_allclose(model.get_weights()[0], -1.2, rtol=1e-5)
 
 
@@ -62,10 +62,10 @@ def test_each_epoch_has_its_number_of_updates(kind, way):
 def test_nothing_is_traced_again(way):
     way = WAYS[way] if keras.backend.backend() != "torch" else {}  # as Keras trains by default
     model, layer = one_weight(**way)
-    train(model, AccumulationSchedule({0: 2}), epochs=1)
+    updates_by_epoch(model, AccumulationSchedule({0: 2}), epochs=1)
     before, optimizer = layer.calls, model.optimizer
     function = model.train_function
-    assert train(model, AccumulationSchedule({0: 1, 1: 4, 2: 8}))[1:] == [2, 1]
+    assert updates_by_epoch(model, AccumulationSchedule({0: 1, 1: 4, 2: 8}))[1:] == [2, 1]
     assert model.train_function is function and model.optimizer is optimizer
     if keras.backend.backend() != "torch":  # there Python runs at each step
         assert layer.calls == before
@@ -73,30 +73,30 @@ def test_nothing_is_traced_again(way):
 
 def test_before_the_first_epoch_named_the_optimizer_keeps_its_own():
     model, _ = one_weight(steps=4)
-    assert train(model, AccumulationSchedule({1: 8})) == [2, 1, 1]
+    assert updates_by_epoch(model, AccumulationSchedule({1: 8})) == [2, 1, 1]
 
 
 def test_training_that_begins_later_has_the_number_of_its_epoch():
     model, _ = one_weight()
     schedule = AccumulationSchedule({0: 1, 5: 4})
-    assert train(model, schedule, initial_epoch=7, epochs=8) == [2]
+    assert updates_by_epoch(model, schedule, initial_epoch=7, epochs=8) == [2]
     assert model.optimizer.steps == 4
-    assert train(model, schedule, epochs=1) == [10]  # the two from before, and eight
+    assert updates_by_epoch(model, schedule, epochs=1) == [10]  # the two from before, and eight
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_windows_that_are_not_full_end_with_the_epoch(kind):
     model, _ = one_weight(kind)
     callbacks = [AccumulationSchedule({0: 3, 1: 5, 2: 8}), FinishWindow()]
-    assert train(model, *callbacks) == [3, 2, 1]
-    assert train(one_weight(kind)[0], *reversed(callbacks)) == [3, 2, 1]
+    assert updates_by_epoch(model, *callbacks) == [3, 2, 1]
+    assert updates_by_epoch(one_weight(kind)[0], *reversed(callbacks)) == [3, 2, 1]
 
 
 def test_a_window_that_is_carried_on_ends_by_the_new_number():
     optimizer = Accumulate(keras.optimizers.SGD(0.1), 1, last_window="carry")
     model, _ = one_weight("mixin", optimizer=optimizer)
     # 6 + 2 | 1 (3 are there, and 2 are enough), 3 times 2, 1 | 1, 3 times 2, 1
-    assert train(model, AccumulationSchedule({0: 6, 1: 2})) == [1, 4, 4]
+    assert updates_by_epoch(model, AccumulationSchedule({0: 6, 1: 2})) == [1, 4, 4]
 
 
 def test_interrupted_and_resumed(tmp_path):
@@ -107,16 +107,18 @@ def test_interrupted_and_resumed(tmp_path):
 
     schedule, backup = AccumulationSchedule({0: 1, 1: 4, 3: 8}), tmp_path / "backup"
     with pytest.raises(KeyboardInterrupt):
-        train(one_weight()[0], schedule, keras.callbacks.BackupAndRestore(backup), Interrupt())
+        updates_by_epoch(
+            one_weight()[0], schedule, keras.callbacks.BackupAndRestore(backup), Interrupt()
+        )
     model, _ = one_weight()
-    resumed = train(model, keras.callbacks.BackupAndRestore(backup), schedule, epochs=4)
+    resumed = updates_by_epoch(model, keras.callbacks.BackupAndRestore(backup), schedule, epochs=4)
     assert resumed == [10 + 2, 1]  # ten from before the interruption
 
 
 def test_inside_a_loss_scale_optimizer():
     optimizer = keras.optimizers.LossScaleOptimizer(Accumulate(keras.optimizers.SGD(0.1), 1))
     model, _ = one_weight(optimizer=optimizer, run_eagerly=False)
-    train(model, AccumulationSchedule({0: 1, 1: 4}), epochs=2)
+    updates_by_epoch(model, AccumulationSchedule({0: 1, 1: 4}), epochs=2)
     assert optimizer.inner_optimizer.steps == 4
     assert int(optimizer.inner_optimizer.iterations) == 10
 
@@ -145,11 +147,11 @@ def test_bad_dictionaries(schedule, error, message):
 def test_an_optimizer_that_does_not_accumulate():
     model, _ = one_weight(optimizer=keras.optimizers.SGD())
     with pytest.raises(ValueError, match=r"keras_cool.optimizers.Accumulate\('adam'.* is SGD"):
-        train(model, AccumulationSchedule({0: 1}))
+        updates_by_epoch(model, AccumulationSchedule({0: 1}))
 
 
 def test_steps_that_are_a_function():
     optimizer = Accumulate("sgd", steps=lambda updates: updates + 1)
     model, _ = one_weight(optimizer=optimizer)
     with pytest.raises(TypeError, match=r"has a function.*Accumulate\(..., steps=2\)"):
-        train(model, AccumulationSchedule({0: 2}))
+        updates_by_epoch(model, AccumulationSchedule({0: 2}))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_cool as kc
+from support.comparisons import assert_all_close, assert_all_equal
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(32, 4)).astype("float32")
@@ -21,7 +22,7 @@ def averaged(cls, wrapped=False, **arguments):
     return model
 
 
-def fit(model, callbacks=()):
+def weights_after_three_epochs(model, callbacks=()):
     model.fit(X, Y, batch_size=8, epochs=3, shuffle=False, verbose=0, callbacks=list(callbacks))
     return model.get_weights()
 
@@ -46,13 +47,14 @@ FUNCTIONS = {
 @pytest.mark.parametrize("cls", [keras.Model, kc.Model])
 def test_evaluate_and_save_the_averaged_weights(cls, function, tmp_path):
     swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
-    alone = fit(averaged(cls), [swap])
+    alone = weights_after_three_epochs(averaged(cls), [swap])
     path = tmp_path / "best.weights.h5"
     evaluate = kc.callbacks.PythonMetric(FUNCTIONS[function], "error", mode="min", save_best=path)
     model = averaged(cls)
-    weights = fit(model, [keras.callbacks.SwapEMAWeights(swap_on_epoch=True), evaluate])
-    for actual, expected in zip(weights, alone, strict=True):
-        np.testing.assert_array_equal(actual, expected)
+    weights = weights_after_three_epochs(
+        model, [keras.callbacks.SwapEMAWeights(swap_on_epoch=True), evaluate]
+    )
+    assert_all_equal(weights, alone)
     model.load_weights(path)
     assert error(model) == pytest.approx(evaluate.best, rel=1e-5)
 
@@ -61,11 +63,11 @@ def test_evaluate_and_save_the_averaged_weights(cls, function, tmp_path):
 def test_training_goes_on_after_a_training_with_averages(wrapped):
     model, expected = averaged(kc.Model, wrapped), averaged(keras.Model)
     if wrapped:  # the same in plain Keras: batches of twice the size
-        fit(model)
+        weights_after_three_epochs(model)
         expected.fit(X, Y, batch_size=16, epochs=3, shuffle=False, verbose=0)
     else:
-        fit(model)
-        fit(expected)
+        weights_after_three_epochs(model)
+        weights_after_three_epochs(expected)
     separated(expected)
     model.evaluate(X, Y, verbose=0)
     model.predict(X, verbose=0)
@@ -73,16 +75,15 @@ def test_training_goes_on_after_a_training_with_averages(wrapped):
     if wrapped:
         model.train_on_batch(X, Y)
     expected.train_on_batch(X, Y)
-    actual = fit(model)
+    actual = weights_after_three_epochs(model)
     separated(expected)
     expected.fit(X, Y, batch_size=16 if wrapped else 8, epochs=3, shuffle=False, verbose=0)
-    for a, b in zip(actual, expected.get_weights(), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert_all_close(actual, expected.get_weights(), rtol=1e-4, atol=1e-6)
 
 
 def test_a_loss_surface_leaves_the_average_whole():
     model, trajectory = averaged(keras.Model), kc.callbacks.Trajectory()
-    fit(model, [trajectory])
+    weights_after_three_epochs(model, [trajectory])
     before = [np.array(keras.ops.convert_to_numpy(v)) for v in model.optimizer.variables]
     trajectory.surface(X, Y, resolution=2, batch_size=32)
     for variable, value in zip(model.optimizer.variables, before, strict=True):

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from support.comparisons import assert_all_close
+
 pytestmark = pytest.mark.backend("jax")
 
 CASES = {
@@ -45,8 +47,7 @@ def test_transposed_convolutions_are_the_same(name):
         return gradients_of_a_convolution(x, kernel, **arguments)
 
     expected = gradients(x, kernel)
-    for a, b in zip(canonical_convolutions(gradients)(x, kernel), expected):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    assert_all_close(canonical_convolutions(gradients)(x, kernel), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_no_convolution_of_a_controlled_step_is_left_as_xla_is_slow_with():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import keras_cool as kc
+from support.comparisons import assert_all_close, assert_all_equal
 from support.replicas import four_devices, mirrored_strategy
 
 BACKEND = keras.backend.backend()
@@ -15,7 +16,7 @@ X = RNG.normal(size=(64, 6)).astype("float32")
 Y = np.tanh(X[:, :1] * X[:, 1:2]).astype("float32")
 
 
-def fit(optimizer, scope=contextlib.nullcontext, model_class=kc.Model, options=None):
+def weights_and_logs(optimizer, scope=contextlib.nullcontext, model_class=kc.Model, options=None):
     """Trains inside the scope; batches of 16, so that a part of each goes to each device."""
     with scope():
         keras.utils.set_random_seed(0)
@@ -30,10 +31,9 @@ def fit(optimizer, scope=contextlib.nullcontext, model_class=kc.Model, options=N
         return model.get_weights(), history
 
 
-def assert_same(actual, expected):
+def assert_same_run(actual, expected):
     exact = "step_size" not in expected[1]  # a controlled step follows the rounding of its error
-    for a, b in zip(actual[0], expected[0]):
-        np.testing.assert_allclose(a, b, atol=1e-6 if exact else 1e-4)
+    assert_all_close(actual[0], expected[0], atol=1e-6 if exact else 1e-4)
     for name, values in expected[1].items():
         np.testing.assert_allclose(
             actual[1][name], values, rtol=1e-5 if exact else 1e-3, err_msg=name
@@ -50,7 +50,7 @@ def accumulating():
     return kc.optimizers.Accumulate(keras.optimizers.Adam(0.01), 3)
 
 
-def fit_with(callbacks, optimizer, scope=contextlib.nullcontext, options=None):
+def weights_and_logs_with(callbacks, optimizer, scope=contextlib.nullcontext, options=None):
     """Trains with callbacks made outside of the scope; their data, logs and the weights."""
     callbacks = callbacks() if BACKEND == "tensorflow" else callbacks
     with scope():
@@ -105,8 +105,8 @@ CALLBACKS = {
 
 def check_callbacks(case, scope):
     callbacks, optimizer, *options = CALLBACKS[case]
-    expected = fit_with(callbacks, optimizer, contextlib.nullcontext, *options)
-    actual = fit_with(callbacks, optimizer, scope, *options)
+    expected = weights_and_logs_with(callbacks, optimizer, contextlib.nullcontext, *options)
+    actual = weights_and_logs_with(callbacks, optimizer, scope, *options)
     np.testing.assert_allclose(actual[0][0], expected[0][0], atol=1e-6)
     assert actual[1].keys() == expected[1].keys()
     for name, values in expected[1].items():
@@ -168,8 +168,8 @@ if BACKEND == "jax":
 
     def test_four_devices_equal_one(case):
         optimizer, model_class, *options = case
-        expected = fit(optimizer, contextlib.nullcontext, model_class, *options)
-        assert_same(fit(optimizer, four_devices, model_class, *options), expected)
+        expected = weights_and_logs(optimizer, contextlib.nullcontext, model_class, *options)
+        assert_same_run(weights_and_logs(optimizer, four_devices, model_class, *options), expected)
 
     @pytest.mark.parametrize("case", CALLBACKS)
     def test_callbacks_on_four_devices_equal_one(case):
@@ -190,8 +190,10 @@ if BACKEND == "tensorflow":
 
     def test_two_replicas_equal_one(case, strategy):
         optimizer, model_class, *options = case
-        expected = fit(optimizer, contextlib.nullcontext, model_class, *options)
-        assert_same(fit(optimizer, strategy.scope, model_class, *options), expected)
+        expected = weights_and_logs(optimizer, contextlib.nullcontext, model_class, *options)
+        assert_same_run(
+            weights_and_logs(optimizer, strategy.scope, model_class, *options), expected
+        )
 
     @pytest.mark.parametrize("case", CALLBACKS)
     def test_callbacks_on_two_replicas_equal_one(case, strategy):
@@ -212,8 +214,7 @@ if BACKEND == "tensorflow":
             bad = X.copy()
             bad[0] = np.inf  # on the first replica only
             model.fit(bad, Y, batch_size=64, shuffle=False, verbose=0)
-            for a, b in zip(before, model.get_weights()):
-                np.testing.assert_array_equal(a, b)
+            assert_all_equal(before, model.get_weights())
             assert model.optimizer.iterations.numpy() == 0
             logs = model.fit(X, Y, batch_size=64, verbose=0).history
             assert logs["skipped_steps"] == [1]

@@ -30,7 +30,7 @@ def slope(w, inputs, targets):
     return 2 * inputs.T @ (inputs @ w - targets) / len(inputs)
 
 
-def trained(optimizer, batch_size):
+def weights_after(optimizer, batch_size):
     model = kc.Model(inputs := keras.Input((3,)), keras.layers.Dense(1, use_bias=False)(inputs))
     model.layers[1].kernel.assign(np.ones((3, 1)))
     model.compile(optimizer, loss="mse")
@@ -45,7 +45,7 @@ def test_sam_is_that_of_numpy(page):
         g = slope(w, x, y)
         w = w - RATE * slope(w + 0.5 * g / np.linalg.norm(g), x, y)
     (sam,) = classes_of_a_page(page, "SAM")
-    np.testing.assert_allclose(trained(sam(RATE, rho=0.5), 8), w, rtol=1e-5)
+    np.testing.assert_allclose(weights_after(sam(RATE, rho=0.5), 8), w, rtol=1e-5)
 
 
 def gradient_descent(batches_a_step):
@@ -61,5 +61,7 @@ def gradient_descent(batches_a_step):
 @pytest.mark.parametrize("page", ["docs/the-essay.md", "docs/the-essay.zh.md"])
 def test_the_optimizers_of_the_essay_are_those_of_numpy(page):
     plain, soft = classes_of_a_page(page, "PlainSGD", "SoftSGD")
-    np.testing.assert_allclose(trained(plain(RATE), 2), gradient_descent(1), rtol=1e-5)
-    np.testing.assert_allclose(trained(soft(RATE, steps=4), 2), gradient_descent(4), rtol=1e-5)
+    np.testing.assert_allclose(weights_after(plain(RATE), 2), gradient_descent(1), rtol=1e-5)
+    np.testing.assert_allclose(
+        weights_after(soft(RATE, steps=4), 2), gradient_descent(4), rtol=1e-5
+    )

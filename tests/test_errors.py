@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import keras_cool as kc
+from support.comparisons import assert_all_equal
 
 X, Y = np.ones((8, 3), "float32"), np.ones((8, 1), "float32")
 
@@ -136,8 +137,7 @@ def test_an_error_inside_a_step_loses_no_weight():
     before = model.get_weights()
     with pytest.raises(RuntimeError, match="in the step"):
         model.fit(X, Y, verbose=0)
-    for a, b in zip(before, model.get_weights()):
-        np.testing.assert_array_equal(a, b)
+    assert_all_equal(before, model.get_weights())
     model.fails = False
     model.compile(model.optimizer, loss="mse")
     assert np.isfinite(model.fit(X, Y, verbose=0).history["loss"][0])

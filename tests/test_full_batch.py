@@ -13,6 +13,7 @@ import pytest
 
 import keras_cool as kc
 from keras_cool.training.fingerprint import fingerprint
+from support.comparisons import assert_all_close, assert_all_equal
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(32, 4)).astype("float32")
@@ -42,7 +43,7 @@ def solver(full_batch, inner=0.02):
         return kc.optimizers.RK23(inner, full_batch=full_batch, max_step=0.03)
 
 
-def fit(model, x=X, y=Y, steps=1, **arguments):
+def take_steps(model, x=X, y=Y, steps=1, **arguments):
     arguments = {"shuffle": False, "batch_size": len(x), **arguments}
     model.fit(x, y, epochs=steps, verbose=0, **arguments)
 
@@ -61,13 +62,12 @@ def taken_anew(model, step):
 def test_the_same_point_and_batch_take_the_kept_gradient():
     """In another order too, as `fit` shuffles it."""
     model = made(solver(True))
-    assert taken_anew(model, lambda: fit(model))
-    assert not taken_anew(model, lambda: fit(model, steps=20, shuffle=True))
-    assert not taken_anew(model, lambda: fit(model, X[ORDER], Y[ORDER]))
+    assert taken_anew(model, lambda: take_steps(model))
+    assert not taken_anew(model, lambda: take_steps(model, steps=20, shuffle=True))
+    assert not taken_anew(model, lambda: take_steps(model, X[ORDER], Y[ORDER]))
     plain = made(solver(False))
-    fit(plain, steps=22)
-    for ours, theirs in zip(model.get_weights(), plain.get_weights()):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    take_steps(plain, steps=22)
+    assert_all_close(model.get_weights(), plain.get_weights(), atol=1e-5)
 
 
 def nudge(model):
@@ -75,24 +75,26 @@ def nudge(model):
 
 
 CHANGES = {
-    "weights": lambda model: (nudge(model), fit(model)),
+    "weights": lambda model: (nudge(model), take_steps(model)),
     "one-weight": lambda model: (
         model.layers[-1].bias.assign(model.layers[-1].bias + 1e-3),
-        fit(model),
+        take_steps(model),
     ),
-    "data": lambda model: fit(model, OTHER_X),
-    "one-sample": lambda model: fit(model, np.concatenate([X[:-1], OTHER_X[:1]])),
-    "signs": lambda model: fit(model, -X),
-    "labels-of-others": lambda model: fit(model, X, Y[ORDER]),
-    "sample-weights": lambda model: fit(model, sample_weight=np.linspace(0.9995, 1.0005, 32)),
-    "smaller-batch": lambda model: fit(model, X[:16], Y[:16]),
+    "data": lambda model: take_steps(model, OTHER_X),
+    "one-sample": lambda model: take_steps(model, np.concatenate([X[:-1], OTHER_X[:1]])),
+    "signs": lambda model: take_steps(model, -X),
+    "labels-of-others": lambda model: take_steps(model, X, Y[ORDER]),
+    "sample-weights": lambda model: take_steps(
+        model, sample_weight=np.linspace(0.9995, 1.0005, 32)
+    ),
+    "smaller-batch": lambda model: take_steps(model, X[:16], Y[:16]),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_changes_the_gradient_is_noticed(change):
     model = made(solver(True))
-    fit(model, steps=3)
+    take_steps(model, steps=3)
     assert taken_anew(model, lambda: CHANGES[change](model))
 
 
@@ -107,11 +109,11 @@ def test_where_every_step_has_another_gradient(setting):
     for full_batch in (True, False):
         model = made(solver(full_batch), **setting)
         if full_batch:
-            fit(model)
-            assert taken_anew(model, lambda: fit(model))
-            fit(model, steps=8)
+            take_steps(model)
+            assert taken_anew(model, lambda: take_steps(model))
+            take_steps(model, steps=8)
         else:
-            fit(model, steps=10)
+            take_steps(model, steps=10)
         ends.append(model.get_weights())
     for ours, theirs in zip(*ends):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
@@ -170,7 +172,7 @@ def test_what_else_the_loss_depends_on_is_noticed(name, microbatch_size):
         hidden = inputs if layer is None else layer(inputs)
         model = kc.Model(inputs, keras.layers.Dense(1)(hidden))
         model.compile(solver(full_batch), loss=loss, microbatch_size=microbatch_size)
-        fit(model, steps=7, callbacks=callbacks)
+        take_steps(model, steps=7, callbacks=callbacks)
         ends.append(model.get_weights())
     for ours, theirs in zip(*ends):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
@@ -178,14 +180,14 @@ def test_what_else_the_loss_depends_on_is_noticed(name, microbatch_size):
 
 def test_a_kept_gradient_is_saved_with_its_point(tmp_path):
     model = made(solver(True))
-    fit(model, steps=3)
+    take_steps(model, steps=3)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(
         tmp_path / "model.keras", custom_objects={"flat_loss": flat_loss}
     )
-    assert not taken_anew(loaded, lambda: fit(loaded))
+    assert not taken_anew(loaded, lambda: take_steps(loaded))
     loaded.load_weights(save_weights_of(made(solver(True)), tmp_path))
-    assert taken_anew(loaded, lambda: fit(loaded))
+    assert taken_anew(loaded, lambda: take_steps(loaded))
 
 
 def save_weights_of(model, folder):
@@ -210,10 +212,9 @@ def test_over_what_ends_at_another_point_it_does_nothing(name):
     ends = []
     for optimizer in (method, solver(False, INNER[name]())):
         model = made(optimizer)
-        fit(model, steps=10)
+        take_steps(model, steps=10)
         ends.append((model.get_weights(), evaluations(model), len(optimizer.variables)))
-    for ours, theirs in zip(ends[0][0], ends[1][0]):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_all_equal(ends[0][0], ends[1][0])
     assert ends[0][1:] == ends[1][1:]
 
 

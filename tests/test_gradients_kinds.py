@@ -9,6 +9,7 @@ import pytest
 from keras import ops
 
 import keras_cool as kc
+from support.comparisons import assert_all_close, assert_all_equal
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(8, 3)).astype("float32")
@@ -60,8 +61,7 @@ def test_a_variable_without_gradient_is_as_in_keras_own_step(way):
         model.fit(X, Y, verbose=0, callbacks=[kc.callbacks.StepMonitor()] if observed else [])
     warned = any(re.search("Gradients do not exist.*unused", str(w.message)) for w in caught)
     expected.fit(X, Y, verbose=0)
-    for a, b in zip(model.unused.get_weights(), expected.unused.get_weights()):
-        np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert_all_close(model.unused.get_weights(), expected.unused.get_weights(), rtol=1e-6)
     assert warned is (keras.backend.backend() != "jax")
 
 
@@ -101,8 +101,7 @@ def test_in_a_step_of_ones_own_it_is_none():
         model.fit(X, Y, verbose=0)
     missing = [v.path for v, m in zip(model.trainable_variables, seen[0]) if m]
     assert missing == [v.path for v in model.unused.trainable_variables]
-    for a, b in zip(before, model.unused.get_weights()):
-        np.testing.assert_array_equal(a, b)
+    assert_all_equal(before, model.unused.get_weights())
 
 
 def test_an_embedding_under_heun_against_numpy():

@@ -1,7 +1,9 @@
 """What `import keras_cool` brings in, and the room rules of the package."""
 
 import ast
+import inspect
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -114,3 +116,26 @@ def test_the_backends_offer_the_same(file):
     offered = [signatures(PACKAGE / "backend" / b / f"{file}.py") for b in BACKENDS]
     for other in offered[1:]:
         assert other == offered[0]
+
+
+def public_names(module):
+    """Those of a module and of the modules in it that it exports."""
+    for name in module.__all__:
+        value = getattr(module, name)
+        if inspect.ismodule(value):
+            yield from public_names(value)
+        else:
+            yield name
+
+
+def file_called_after(name):
+    """`RungeKutta` is `test_runge_kutta.py`, and `RK45` is `test_rk45.py`."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip("_"))
+    return pathlib.Path(__file__).with_name(f"test_{words.lower()}.py")
+
+
+@pytest.mark.parametrize("name", list(public_names(keras_cool)))
+def test_every_public_name_has_a_file_of_tests(name):
+    path = file_called_after(name)
+    assert path.is_file()
+    assert name in path.read_text()

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import keras_cool as kc
+from support.comparisons import assert_all_equal
+from support.training import fit
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 4)).astype("float32")
@@ -48,10 +50,6 @@ def make(request):
     return KINDS[request.param]
 
 
-def fit(model, epochs=1):
-    return model.fit(X, Y, batch_size=8, epochs=epochs, shuffle=False, verbose=0).history
-
-
 def test_returns_the_same_object_and_twice_is_harmless(make):
     model = make()
     assert kc.inject(model) is model
@@ -65,7 +63,7 @@ def test_returns_the_same_object_and_twice_is_harmless(make):
 def test_not_compiled_then_compiled(make):
     model = kc.inject(make())
     model.compile(kc.optimizers.Heun(0.1), loss="mse")
-    history = fit(model, epochs=10)
+    history = fit(model, X, Y, epochs=10)
     assert history["gradient_evaluations"][-1] == 60
     assert history["loss"][-1] < history["loss"][0]
 
@@ -74,14 +72,13 @@ def test_compiled_and_trained_keeps_all_it_has(make):
     keras.utils.set_random_seed(0)
     model = make()
     model.compile(keras.optimizers.Adam(0.01), loss="mse", metrics=["mae"])
-    fit(model)
+    fit(model, X, Y)
     weights, state = model.get_weights(), [v.numpy() for v in model.optimizer.variables]
     kc.inject(model)
-    for a, b in zip(weights, model.get_weights()):
-        np.testing.assert_array_equal(a, b)
+    assert_all_equal(weights, model.get_weights())
     for a, b in zip(state, model.optimizer.variables):
         np.testing.assert_array_equal(a, b.numpy())
-    assert "mae" in fit(model)
+    assert "mae" in fit(model, X, Y)
     assert int(model.optimizer.iterations) == 6
 
 
@@ -89,10 +86,10 @@ def test_the_optimizer_injects_itself_as_in_the_essay(make):
     model = make()
     optimizer = kc.optimizers.Heun(0.1)
     model.compile("adam", loss="mse", metrics=["mae"])
-    fit(model)
+    fit(model, X, Y)
     assert optimizer.inject(model) is model
     assert model.optimizer is optimizer
-    history = fit(model)
+    history = fit(model, X, Y)
     assert history["gradient_evaluations"] == [6]
     assert "mae" in history
 
@@ -100,33 +97,32 @@ def test_the_optimizer_injects_itself_as_in_the_essay(make):
 def test_compiled_with_heun_before_injection(make):
     model = make()
     model.compile(kc.optimizers.Heun(0.1), loss="mse")
-    assert fit(kc.inject(model))["gradient_evaluations"] == [6]
+    assert fit(kc.inject(model), X, Y)["gradient_evaluations"] == [6]
 
 
 def test_injection_after_training_drops_the_old_training_function(make):
     model = make()
     model.compile("sgd", loss="mse")
-    fit(model)
+    fit(model, X, Y)
     kc.optimizers.Heun(0.1).inject(model)
-    assert fit(model)["gradient_evaluations"] == [6]
+    assert fit(model, X, Y)["gradient_evaluations"] == [6]
 
 
 @pytest.mark.parametrize("inner", [0.1, "adam"], ids=["sgd", "adam"])
 def test_saves_as_the_class_it_was_and_goes_on_to_the_bit(make, inner, tmp_path):
     model = make()
     model.compile("sgd", loss="mse")
-    fit(model)
+    fit(model, X, Y)
     kc.optimizers.Heun(inner).inject(model)
-    fit(model)
+    fit(model, X, Y)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert type(loaded) is model.__class__
     assert not isinstance(loaded, kc.MultiGradientMixin)
     assert isinstance(loaded.optimizer, kc.optimizers.Heun)
     kc.inject(loaded)
-    assert fit(loaded, epochs=2) == fit(model, epochs=2)
-    for a, b in zip(model.get_weights(), loaded.get_weights()):
-        np.testing.assert_array_equal(a, b)
+    assert fit(loaded, X, Y, epochs=2) == fit(model, X, Y, epochs=2)
+    assert_all_equal(model.get_weights(), loaded.get_weights())
 
 
 def test_mixed_float16_keeps_its_loss_scale():
@@ -137,7 +133,7 @@ def test_mixed_float16_keeps_its_loss_scale():
         model.compile("sgd", loss="mse")
         kc.optimizers.Heun(0.1).inject(model)
         assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-        assert fit(model)["gradient_evaluations"] == [6]
+        assert fit(model, X, Y)["gradient_evaluations"] == [6]
     finally:
         keras.config.set_dtype_policy(before)
 
@@ -148,13 +144,13 @@ def test_mixed_float16_keeps_its_loss_scale():
 def test_copies_are_injected_too(make, duplicate):
     model = make()
     model.compile("sgd", loss="mse")
-    fit(model)
+    fit(model, X, Y)
     kc.optimizers.Heun(0.1).inject(model)
-    fit(model)
+    fit(model, X, Y)
     other = duplicate(model)
     assert isinstance(other, kc.MultiGradientMixin)
     assert other.__class__ is model.__class__
-    assert fit(other) == fit(model)
+    assert fit(other, X, Y) == fit(model, X, Y)
 
 
 def test_other_models_of_the_class_are_not_touched():
@@ -170,10 +166,10 @@ def test_a_model_with_a_train_step_of_its_own_is_told_where_to_put_it():
 
     model = kc.inject(OwnTrainStep([keras.layers.Dense(1)]))
     model.compile("sgd", loss="mse")
-    fit(model)  # a plain optimizer uses it
+    fit(model, X, Y)  # a plain optimizer uses it
     kc.optimizers.Heun(0.1).inject(model)
     with pytest.raises(ValueError, match="Move what it does into `compute_loss`"):
-        fit(model)
+        fit(model, X, Y)
 
 
 @pytest.mark.parametrize("thing", [None, keras.layers.Dense(1), "model"])
@@ -201,4 +197,4 @@ def test_an_optimizer_that_compile_names_goes_before_the_injected_one(named):
         optimizer="sgd", loss="mse"
     )
     assert isinstance(model.optimizer, keras.optimizers.SGD)
-    fit(model)
+    fit(model, X, Y)

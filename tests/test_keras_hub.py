@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import keras_cool as kc
+from support.comparisons import assert_all_equal
+from support.training import fit
 
 if importlib.util.find_spec("keras_hub") is None:
     pytest.skip("keras-hub is not installed; `nox -s keras_hub` has it", allow_module_level=True)
@@ -44,15 +46,11 @@ def classifier():
     return model
 
 
-def fit(model, epochs):
-    return model.fit(X, Y, batch_size=8, epochs=epochs, shuffle=False, verbose=0).history
-
-
 def test_a_classifier_takes_heun_steps_and_learns():
     model = classifier()
     optimizer = kc.optimizers.Heun(keras.optimizers.Adam(0.01))
     assert optimizer.inject(model) is model
-    history = fit(model, 20)
+    history = fit(model, X, Y, epochs=20)
     assert history["gradient_evaluations"][-1] == 80
     assert history["loss"][-1] < 0.7 * history["loss"][0]
 
@@ -61,16 +59,15 @@ def test_a_classifier_saves_as_the_class_it_was(tmp_path):
     """keras-hub's tasks have a `compile` of their own, so Keras loads them without their optimizer
     and says to compile again."""
     model = kc.optimizers.Heun(0.1).inject(classifier())
-    fit(model, 1)
+    fit(model, X, Y)
     model.save(tmp_path / "model.keras")
     with pytest.warns(UserWarning, match="`compile\\(\\)` method is custom"):
         loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert type(loaded) is keras_hub.models.BertTextClassifier
-    for a, b in zip(model.get_weights(), loaded.get_weights()):
-        np.testing.assert_array_equal(a, b)
+    assert_all_equal(model.get_weights(), loaded.get_weights())
     loaded.compile("sgd", loss=model.loss)
     kc.optimizers.Heun(0.1).inject(loaded)
-    assert fit(loaded, 1)["gradient_evaluations"] == [4]
+    assert fit(loaded, X, Y)["gradient_evaluations"] == [4]
 
 
 def test_a_model_around_a_backbone_goes_on_to_the_bit(tmp_path):
@@ -81,12 +78,11 @@ def test_a_model_around_a_backbone_goes_on_to_the_bit(tmp_path):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", loss=loss)
     kc.optimizers.Heun("adam").inject(model)
-    fit(model, 1)
+    fit(model, X, Y)
     model.save(tmp_path / "model.keras")
     loaded = kc.inject(keras.saving.load_model(tmp_path / "model.keras"))
-    assert fit(loaded, 2)["loss"] == fit(model, 2)["loss"]
-    for a, b in zip(model.get_weights(), loaded.get_weights()):
-        np.testing.assert_array_equal(a, b)
+    assert fit(loaded, X, Y, epochs=2)["loss"] == fit(model, X, Y, epochs=2)["loss"]
+    assert_all_equal(model.get_weights(), loaded.get_weights())
 
 
 def test_a_backbone_under_a_head_of_ones_own():
@@ -98,5 +94,5 @@ def test_a_backbone_under_a_head_of_ones_own():
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     model.optimizer.learning_rate = 0.01
-    history = fit(model, 15)
+    history = fit(model, X, Y, epochs=15)
     assert history["loss"][-1] < 0.7 * history["loss"][0]

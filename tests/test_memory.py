@@ -38,7 +38,7 @@ def copies():
     return sum(tuple(x.shape) == (SIZE,) for x in tensors)
 
 
-class PythonMetric:
+class Evaluation:
     """Stands for an evaluation, and counts what is held at the end of each."""
 
     variables = ()
@@ -71,7 +71,7 @@ def test_copies_of_the_parameters(name):
     arguments, expected = COPIES[name]
     method = getattr(kc.optimizers, name.split("-")[0])(0.1, **arguments)
     point = [ops.full((SIZE,), 0.5)]
-    evaluate = PythonMetric()
+    evaluate = Evaluation()
     method.estimate_gradient(evaluate, point)
     assert evaluate.most == expected
 

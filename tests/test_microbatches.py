@@ -8,40 +8,18 @@ import pytest
 from keras import ops
 
 import keras_cool as kc
+from support.comparisons import assert_same_weights
+from support.small_net import X, Y, net
+from support.training import fit
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)
-X = RNG.normal(size=(120, 6)).astype("float32")
-Y = np.tanh(X[:, :1] * X[:, 1:2]).astype("float32")
-
-
-def net(model_class=kc.Model, *layers, **options):
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((6,))
-    h = keras.layers.Dense(12, activation="tanh")(inputs)
-    for layer in layers:
-        h = layer(h)
-    return model_class(inputs, keras.layers.Dense(1)(h), **options)
-
-
-def fit(model, batch_size=48, epochs=2, **options):
-    return model.fit(
-        X, Y, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0, **options
-    ).history
-
-
-def assert_same_weights(model, expected, tolerance=1e-6):
-    a, b = (
-        np.concatenate([np.float64(ops.convert_to_numpy(w)).ravel() for w in m.weights])
-        for m in (model, expected)
-    )
-    assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b)
 
 
 def large_batch(optimizer="adam", loss="mse", batch_size=48, **options):
     model = net(keras.Model)
     model.compile(optimizer, loss=loss, **options)
-    return model, fit(model, batch_size)
+    return model, fit(model, X, Y, batch_size=batch_size, epochs=2)
 
 
 COMPILED = [{}, {"run_eagerly": True}]
@@ -61,7 +39,7 @@ def test_any_size_under_any_compilation(size, options):
     expected, logs = large_batch(metrics=["mae"])
     model = net()
     model.compile("adam", loss="mse", metrics=["mae"], microbatch_size=size, **options)
-    history = fit(model)
+    history = fit(model, X, Y, batch_size=48, epochs=2)
     assert_same_weights(model, expected)
     assert history.pop("skipped_steps") == [0, 0]
     assert history == {name: pytest.approx(values, rel=1e-5) for name, values in logs.items()}
@@ -79,20 +57,20 @@ def test_together_with_accumulate(reduction):
         sgd = keras.optimizers.SGD(0.001, momentum=0.9)
         loss = keras.losses.MeanSquaredError(reduction=reduction)
         model.compile(optimizer(sgd), loss=loss, **options)
-        fit(model, batch_size)
+        fit(model, X, Y, batch_size=batch_size, epochs=2)
         models.append(model)
     assert_same_weights(models[1], models[0])
 
 
 def test_injected_and_changed_between_fits():
     expected, _ = large_batch()
-    fit(expected)
+    fit(expected, X, Y, batch_size=48, epochs=2)
     model = kc.inject(net(keras.Model))
     model.compile("adam", loss="mse", microbatch_size=16)
     assert model.microbatch_size == 16
-    fit(model)
+    fit(model, X, Y, batch_size=48, epochs=2)
     model.microbatch_size = 10
-    fit(model)
+    fit(model, X, Y, batch_size=48, epochs=2)
     assert_same_weights(model, expected)
 
 
@@ -131,7 +109,7 @@ def test_a_step_of_ones_own():
     expected, _ = large_batch(keras.optimizers.SGD(1e-4))
     model = net(OwnStep)
     model.compile(keras.optimizers.SGD(1e-4), loss="mse", microbatch_size=7)
-    logs = fit(model)
+    logs = fit(model, X, Y, batch_size=48, epochs=2)
     assert_same_weights(model, expected)
     assert logs["seen"] == [120, 120]
     assert np.max(logs["order"]) < 1e-3  # the joined predictions are in the order of the samples
@@ -169,7 +147,7 @@ def test_compute_loss_of_ones_own_with_keras_losses_of_every_reduction():
     models = [net(OwnLoss), net(OwnLoss)]
     for model, options in zip(models, ({}, {"microbatch_size": 10})):
         model.compile(keras.optimizers.SGD(0.05, momentum=0.9), **options)
-        fit(model)
+        fit(model, X, Y, batch_size=48, epochs=2)
     assert_same_weights(models[1], models[0])
 
 
@@ -208,7 +186,7 @@ def test_micro_batches_have_masks_of_their_own_and_evaluations_the_same():
     noise = Noise()
     model = net(kc.Model, noise)
     model.compile(Equal(keras.optimizers.SGD(0.01)), loss="mse", microbatch_size=12)
-    logs = fit(model)
+    logs = fit(model, X, Y, batch_size=48, epochs=2)
     assert float(model.optimizer.difference.numpy()) == 0
     assert logs["squared"][-1] - logs["drawn"][-1] ** 2 > 1e-3
 
@@ -242,23 +220,26 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted():
 def test_saved_and_loaded_with_the_size(tmp_path):
     model = net()
     model.compile("adam", loss="mse", microbatch_size=16)
-    fit(model)
+    fit(model, X, Y, batch_size=48, epochs=2)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded.microbatch_size == 16
-    assert fit(loaded)["loss"] == fit(model)["loss"]
+    assert (
+        fit(loaded, X, Y, batch_size=48, epochs=2)["loss"]
+        == fit(model, X, Y, batch_size=48, epochs=2)["loss"]
+    )
     assert_same_weights(loaded, model, tolerance=0)
 
 
 def test_an_injected_model_is_saved_as_its_own_class(tmp_path):
     model = kc.inject(net(keras.Model))
     model.compile("adam", loss="mse", microbatch_size=16)
-    fit(model)
+    fit(model, X, Y, batch_size=48, epochs=2)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert not isinstance(loaded, kc.MultiGradientMixin)
     kc.inject(loaded).microbatch_size = 16
-    fit(loaded), fit(model)
+    fit(loaded, X, Y, batch_size=48, epochs=2), fit(model, X, Y, batch_size=48, epochs=2)
     assert_same_weights(loaded, model, tolerance=0)
 
 
@@ -302,7 +283,7 @@ def test_a_step_of_ones_own_that_does_not_say_what_to_split():
     model = net(Step)
     model.compile("adam", loss="mse", microbatch_size=16)
     with pytest.raises(ValueError, match=r"batch=\(x, y\)"):
-        fit(model)
+        fit(model, X, Y, batch_size=48, epochs=2)
 
 
 def test_what_cannot_be_put_together():
@@ -322,7 +303,7 @@ def test_what_cannot_be_put_together():
     model = net(Step)
     model.compile("adam", loss="mse", microbatch_size=16)
     with pytest.raises(ValueError, match="first dimension"):
-        fit(model)
+        fit(model, X, Y, batch_size=48, epochs=2)
 
 
 def test_tensors_without_the_same_samples():
@@ -338,7 +319,7 @@ def test_tensors_without_the_same_samples():
     model = net(Step)
     model.compile("adam", loss="mse", microbatch_size=16, run_eagerly=True)
     with pytest.raises(ValueError, match="same number of samples"):
-        fit(model)
+        fit(model, X, Y, batch_size=48, epochs=2)
 
 
 def test_full_batch_steps_that_evaluate_the_loss_alone():
@@ -348,7 +329,7 @@ def test_full_batch_steps_that_evaluate_the_loss_alone():
         model = net()
         optimizer = kc.optimizers.RK23(rtol=1e-2, atol=1e-3, full_batch=True)
         model.compile(optimizer, loss="mse", metrics=["mae"], **options)
-        logs.append(fit(model, batch_size=120, epochs=6))
+        logs.append(fit(model, X, Y, batch_size=120, epochs=6))
         models.append(model)
     assert_same_weights(models[1], models[0], 1e-5)
     for name, values in logs[0].items():
@@ -435,7 +416,7 @@ def test_a_model_without_trainable_weights():
     model.trainable = False
     model.compile("adam", loss="mse", microbatch_size=16)
     with pytest.warns(UserWarning, match="any trainable weights"):
-        history = fit(model, epochs=1)
+        history = fit(model, X, Y, batch_size=48)
     assert np.isfinite(history["loss"][0])
 
 
@@ -450,7 +431,7 @@ def test_float8_scales_are_refused():
     model.trainable_variables[0].overwrite_with_gradient = True
     model.compile("adam", loss="mse", microbatch_size=16)
     with pytest.raises(ValueError, match="float8"):
-        fit(model)
+        fit(model, X, Y, batch_size=48, epochs=2)
 
 
 @pytest.mark.backend("tensorflow")

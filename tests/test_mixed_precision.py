@@ -6,6 +6,8 @@ import pytest
 from keras import ops
 
 import keras_cool as kc
+from support.comparisons import assert_all_close, assert_all_equal
+from support.training import fit
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(32, 6)).astype("float32")
@@ -33,16 +35,12 @@ def make(optimizer, cls=kc.Model, loss="mse"):
     return model
 
 
-def fit(model, x=X, y=Y, epochs=1):
-    return model.fit(x, y, batch_size=32, epochs=epochs, shuffle=False, verbose=0).history
-
-
 @float16
 def test_compile_puts_the_loss_scale_around_heun(policy):
     model = make(kc.optimizers.Heun(0.1))
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     assert isinstance(model.optimizer.inner_optimizer, kc.optimizers.Heun)
-    history = fit(model, epochs=40)
+    history = fit(model, X, Y, batch_size=32, epochs=40)
     assert history["loss"][-1] < 0.5 * history["loss"][0]
     assert int(model.optimizer.iterations) == 40
 
@@ -50,12 +48,13 @@ def test_compile_puts_the_loss_scale_around_heun(policy):
 @float16
 def test_float16_follows_float32(policy):
     mixed = make(kc.optimizers.Heun(0.1))
-    fit(mixed, epochs=10)
+    fit(mixed, X, Y, batch_size=32, epochs=10)
     keras.config.set_dtype_policy("float32")
     full = make(kc.optimizers.Heun(0.1))
-    fit(full, epochs=10)
-    for a, b in zip(mixed.get_weights(), full.get_weights()):
-        np.testing.assert_allclose(a, b, atol=5e-3)  # float16 has a relative step of 1e-3
+    fit(full, X, Y, batch_size=32, epochs=10)
+    assert_all_close(
+        mixed.get_weights(), full.get_weights(), atol=5e-3
+    )  # float16 has a relative step of 1e-3
 
 
 @float16
@@ -74,9 +73,8 @@ def test_a_non_finite_evaluation_changes_no_weight_and_lowers_the_scale(policy, 
     before = model.get_weights()
     model.optimizer.build(model.trainable_variables)
     scale = float(ops.convert_to_numpy(model.optimizer.dynamic_scale))
-    history = fit(model)
-    for a, b in zip(before, model.get_weights()):
-        np.testing.assert_array_equal(a, b)
+    history = fit(model, X, Y, batch_size=32)
+    assert_all_equal(before, model.get_weights())
     assert float(ops.convert_to_numpy(model.optimizer.dynamic_scale)) == scale / 2
     assert int(model.optimizer.iterations) == 0
     assert history["skipped_steps"] == [1]
@@ -87,10 +85,9 @@ def test_an_overflow_in_the_data_is_survived(policy):
     """Inputs that overflow float16 once: that step is skipped, the next ones train."""
     model = make(kc.optimizers.Heun(0.1))
     before = model.get_weights()
-    fit(model, x=X * 1e30)
-    for a, b in zip(before, model.get_weights()):
-        np.testing.assert_array_equal(a, b)
-    history = fit(model, epochs=20)
+    fit(model, X * 1e30, Y, batch_size=32)
+    assert_all_equal(before, model.get_weights())
+    history = fit(model, X, Y, batch_size=32, epochs=20)
     assert history["loss"][-1] < history["loss"][0]
     assert history["skipped_steps"][-1] == 1
 
@@ -110,7 +107,7 @@ def test_every_evaluation_is_unscaled(policy):
             return gradients
 
     model = make(Recorder(0.1))
-    fit(model)
+    fit(model, X, Y, batch_size=32)
     seen = float(ops.convert_to_numpy(model.optimizer.inner_optimizer.norm))
     assert 0.01 < seen < 100
 
@@ -127,10 +124,9 @@ def test_an_own_step_under_the_loss_scale(policy):
             return {"loss": loss}
 
     ours, theirs = (make(keras.optimizers.SGD(0.1), cls) for cls in (OwnStep, keras.Model))
-    a, b = fit(ours, epochs=5), fit(theirs, epochs=5)
+    a, b = fit(ours, X, Y, batch_size=32, epochs=5), fit(theirs, X, Y, batch_size=32, epochs=5)
     np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-3)
-    for p, q in zip(ours.get_weights(), theirs.get_weights()):
-        np.testing.assert_allclose(p, q, atol=1e-3)
+    assert_all_close(ours.get_weights(), theirs.get_weights(), atol=1e-3)
     for p, q in zip(ours.optimizer.variables[2:4], theirs.optimizer.variables[2:4]):
         np.testing.assert_array_equal(p.numpy(), q.numpy())  # step counter and scale
 
@@ -149,7 +145,7 @@ def test_an_own_step_that_gives_the_optimizer_a_part_of_the_variables(policy):
 
     model = make("adam", OnlyLast)
     first, last = model.layers[1].get_weights(), model.layers[-1].get_weights()
-    fit(model)
+    fit(model, X, Y, batch_size=32)
     np.testing.assert_array_equal(first[0], model.layers[1].get_weights()[0])
     assert np.abs(last[0] - model.layers[-1].get_weights()[0]).max() > 1e-4
 
@@ -157,17 +153,16 @@ def test_an_own_step_that_gives_the_optimizer_a_part_of_the_variables(policy):
 @bfloat16
 def test_bfloat16_trains(policy):
     model = make(kc.optimizers.Heun(0.1))
-    history = fit(model, epochs=40)
+    history = fit(model, X, Y, batch_size=32, epochs=40)
     assert history["loss"][-1] < 0.5 * history["loss"][0]
 
 
 def test_a_static_loss_scale_factor_of_the_inner_optimizer():
     plain = make(kc.optimizers.Heun(keras.optimizers.SGD(0.1)))
     scaled = make(kc.optimizers.Heun(keras.optimizers.SGD(0.1, loss_scale_factor=256.0)))
-    fit(plain, epochs=5)
-    fit(scaled, epochs=5)
-    for a, b in zip(plain.get_weights(), scaled.get_weights()):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+    fit(plain, X, Y, batch_size=32, epochs=5)
+    fit(scaled, X, Y, batch_size=32, epochs=5)
+    assert_all_close(plain.get_weights(), scaled.get_weights(), atol=1e-6)
 
 
 @float16
@@ -176,12 +171,11 @@ def test_step_size_control_under_float16(policy):
     model = make(kc.optimizers.RK23(0.05, rtol=1e-2, atol=1e-3))
     scale = model.optimizer.initial_scale
     before = model.get_weights()
-    history = fit(model, x=X * 1e30)
-    for a, b in zip(before, model.get_weights()):
-        np.testing.assert_array_equal(a, b)
+    history = fit(model, X * 1e30, Y, batch_size=32)
+    assert_all_equal(before, model.get_weights())
     assert (history["skipped_steps"], history["flow_time"]) == ([1], [0])
     assert float(ops.convert_to_numpy(model.optimizer.dynamic_scale)) == scale / 2
-    history = fit(model, epochs=20)
+    history = fit(model, X, Y, batch_size=32, epochs=20)
     assert history["loss"][-1] < 0.5 * history["loss"][0]
     assert history["flow_time"][-1] > 0.5
     assert history["skipped_steps"][-1] - history["too_large_steps"][-1] <= 5
@@ -195,13 +189,12 @@ def test_a_non_finite_gradient_never_reaches_the_weights(inner, arguments):
     bad = Y.copy()
     bad[3] = np.nan
     before = model.get_weights()
-    history = fit(model, y=bad)
-    for a, b in zip(before, model.get_weights()):
-        np.testing.assert_array_equal(a, b)
+    history = fit(model, X, bad, batch_size=32)
+    assert_all_equal(before, model.get_weights())
     assert np.isnan(history["loss"][0])  # the loss is logged as it was
     assert history["skipped_steps"] == [1]
     assert int(model.optimizer.iterations) == 0
-    history = fit(model, epochs=2)
+    history = fit(model, X, Y, batch_size=32, epochs=2)
     assert history["skipped_steps"] == [1, 1]
     assert int(model.optimizer.iterations) == 2
     assert np.isfinite(history["loss"]).all()
@@ -221,11 +214,11 @@ def test_a_skipped_step_keeps_the_state_of_the_method_too(policy):
             return self.mean  # variables: their values inside the step are meant
 
     model = make(Counted(0.1))
-    fit(model)
+    fit(model, X, Y, batch_size=32)
     method = getattr(model.optimizer, "inner_optimizer", None)
     method = method if isinstance(method, Counted) else model.optimizer
     before = [m.numpy() for m in method.mean]
-    fit(model, y=np.full_like(Y, np.nan))
+    fit(model, X, np.full_like(Y, np.nan), batch_size=32)
     for a, m in zip(before, method.mean):
         np.testing.assert_array_equal(a, m.numpy())
         assert np.abs(a).max() > 0
@@ -240,10 +233,9 @@ def test_a_skipped_step_keeps_the_moving_statistics(policy):
     before = model.get_weights()
     bad = X.copy()
     bad[0, 0] = np.nan
-    assert fit(model, x=bad)["skipped_steps"] == [1]
-    for a, b in zip(before, model.get_weights()):
-        np.testing.assert_array_equal(a, b)
-    fit(model)
+    assert fit(model, bad, Y, batch_size=32)["skipped_steps"] == [1]
+    assert_all_equal(before, model.get_weights())
+    fit(model, X, Y, batch_size=32)
     assert np.abs(model.layers[2].moving_mean.numpy()).max() > 0
 
 
@@ -278,13 +270,12 @@ def test_a_second_optimizer_never_gets_a_non_finite_gradient(policy, scaled):
     second = keras.optimizers.Adam(0.01)
     model = TwoOptimizers(keras.optimizers.LossScaleOptimizer(second) if scaled else second)
     model.compile(keras.optimizers.Adam(0.01), loss="mse")
-    history = fit(model, x=X * 5, y=Y * 5, epochs=20)
+    history = fit(model, X * 5, Y * 5, batch_size=32, epochs=20)
     assert all(np.isfinite(w).all() for w in model.get_weights())
     assert history["loss"][-1] < history["loss"][0]
     before = model.first.get_weights()
-    fit(model, x=np.full_like(X, np.inf))
-    for a, b in zip(before, model.first.get_weights()):
-        np.testing.assert_array_equal(a, b)
+    fit(model, np.full_like(X, np.inf), Y, batch_size=32)
+    assert_all_equal(before, model.first.get_weights())
 
 
 SOFT_BATCHES = {
@@ -304,7 +295,7 @@ def test_a_soft_batch_in_float16_is_unscaled_and_equals_the_large_one(policy, wa
     """Adam's first steps are sign-like, so that a bound of 1e-3 stands for 8 equal steps."""
     model_class, optimizer, options = SOFT_BATCHES[way]
     expected = make(keras.optimizers.Adam(0.01), keras.Model)
-    fit(expected, epochs=8)
+    fit(expected, X, Y, batch_size=32, epochs=8)
     model = make(optimizer(), model_class)
     if options:
         model.microbatch_size = options["microbatch_size"]

@@ -8,6 +8,7 @@ from keras import ops
 import keras_cool as kc
 from keras_cool.callbacks.shared.training_state import variables_of
 from keras_cool.optimizer_roles import optimizers_of
+from support.comparisons import assert_all_equal
 
 X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
 Y = X.sum(1, keepdims=True)
@@ -64,8 +65,7 @@ def test_an_optimizer_is_found_trained_with_and_put_back(keep):
     assert own is model.optimizer
     assert second is not own
     model.fit(X, Y, batch_size=8, epochs=2, shuffle=False, verbose=0)
-    for a, b in zip(model.actor.get_weights(), model.critic.get_weights()):
-        np.testing.assert_array_equal(a, b)
+    assert_all_equal(model.actor.get_weights(), model.critic.get_weights())
     assert int(second.iterations) == 8
     held = {id(v) for v in variables_of(model)}
     assert held >= {id(v) for v in second.variables}

@@ -55,35 +55,6 @@ def test_an_euler_step_along_the_flow_is_the_step_of_the_optimizer(name):
         np.testing.assert_allclose(step, weights_of(keras_own) - before, rtol=1e-3, atol=1e-6)
 
 
-def test_rk4_over_adam_takes_its_stages_along_the_preconditioned_flow():
-    """The first step of RK4 over Adam in NumPy, where Adam's own step is the sign, nearly."""
-    h, epsilon = 0.1, 1e-7
-    model = compiled(POISSON, kc.optimizers.RK4(keras.optimizers.Adam(h, beta_2=0.9)))
-    train(model, POISSON, 2)
-
-    p, m, v = POISSON.start, 0.0, 0.0
-    for t in (1, 2):
-        first = POISSON.gradient(p)
-        moment = 0.9 * v + 0.1 * first**2
-        diagonal = np.sqrt(1 - 0.9**t) / (np.sqrt(moment) + epsilon)
-        second = POISSON.gradient(p - h / 2 * diagonal * first)
-        third = POISSON.gradient(p - h / 2 * diagonal * second)
-        fourth = POISSON.gradient(p - h * diagonal * third)
-        mean = (first + 2 * second + 2 * third + fourth) / 6
-        m, v = 0.9 * m + 0.1 * mean, 0.9 * v + 0.1 * mean**2
-        rate = h * np.sqrt(1 - 0.9**t) / (1 - 0.9**t)
-        p = p - rate * m / (np.sqrt(v) + epsilon)
-    np.testing.assert_allclose(weights_of(model), p, rtol=1e-5)
-
-
-def test_what_follows_no_flow_has_plain_trial_points():
-    model = compiled(POISSON, kc.optimizers.Midpoint(keras.optimizers.Lion(0.2)))
-    train(model, POISSON, 1)
-    half = POISSON.start - 0.1 * POISSON.gradient(POISSON.start)
-    expected = POISSON.start - 0.2 * np.sign(POISSON.gradient(half))
-    np.testing.assert_allclose(weights_of(model), expected, rtol=1e-5)
-
-
 def test_momentum_and_clipping_act_on_the_estimate():
     inner = keras.optimizers.SGD(0.1, momentum=0.9, clipvalue=0.7)
     model = compiled(POISSON, kc.optimizers.Heun(inner))

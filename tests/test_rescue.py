@@ -20,7 +20,7 @@ Y = (X @ np.array([[1.0], [-2.0], [0.5]])).astype("float32")
 LARGEST_RATE = 2 / np.linalg.eigvalsh(2 * X.T.astype("float64") @ X / len(X))[-1]
 
 
-def fit(model, rescue, x=X, y=Y, epochs=6, batch_size=10, callbacks=(), **arguments):
+def train_under(model, rescue, x=X, y=Y, epochs=6, batch_size=10, callbacks=(), **arguments):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         callbacks = [rescue, *callbacks] if rescue else list(callbacks)
@@ -36,7 +36,7 @@ def test_with_no_trouble_training_is_the_same_to_the_bit(kind, way, tmp_path):
     results = []
     for rescue in (Rescue(frequency=2, keep=tmp_path / "state.npz"), None):
         model = deep_model(MODELS[kind], optimizer_for(way), **WAYS[way])
-        history = fit(model, rescue, epochs=2, shuffle=True)
+        history = train_under(model, rescue, epochs=2, shuffle=True)
         results.append({**everything(model), **history})
     assert_same_bits(*results)
 
@@ -49,7 +49,7 @@ def test_a_rate_that_is_too_large_is_lowered_until_training_converges(kind, way)
         keras.optimizers.SGD(1e10 * LARGEST_RATE), MODELS[kind], start="ones", **WAYS[way]
     )
     rescue = Rescue(patience=20, factor=1e-3, frequency=2)
-    history = fit(model, rescue, epochs=12)
+    history = train_under(model, rescue, epochs=12)
     assert 3 <= len(rescue.rescues) <= 5
     assert not rescue.gave_up
     lowered = 1e10 * LARGEST_RATE * 1e-3 ** len(rescue.rescues)
@@ -99,7 +99,7 @@ def test_it_goes_on_from_the_last_good_state_with_the_next_batches(keep, tmp_pat
     model = linear_model(sgd(0.1), start="ones")
     path = tmp_path / "states" / "good.npz"
     rescue = Rescue(frequency=2, keep="device" if keep == "device" else path)
-    history = fit(model, rescue, epochs=2, callbacks=[Spoils(1, 1)])
+    history = train_under(model, rescue, epochs=2, callbacks=[Spoils(1, 1)])
     # Good after two steps and after four; the second epoch's first two steps are undone.
     rates = [0.1, 0.1, 0.1, 0.1, 0.05, 0.05]
     expected = numpy_momentum([0, 1, 2, 3, 2, 3], rates, rescued=4)
@@ -121,7 +121,7 @@ def test_a_state_whose_last_update_blew_it_up_is_not_taken_for_good():
     model = linear_model(sgd(0.1), start="ones")
     rescue = Rescue(frequency=1)
     # The second step blows up the weights, and the third one sees it.
-    fit(model, rescue, epochs=1, callbacks=[BlowsUp()])
+    train_under(model, rescue, epochs=1, callbacks=[BlowsUp()])
     assert [(r["step"], r["learning_rate"]) for r in rescue.rescues] == [(3, pytest.approx(0.05))]
     np.testing.assert_allclose(
         model.get_weights()[0], numpy_momentum([0, 3], [0.1, 0.05], rescued=1), rtol=1e-5
@@ -131,7 +131,7 @@ def test_a_state_whose_last_update_blew_it_up_is_not_taken_for_good():
 def test_once_an_epoch_it_goes_back_to_the_end_of_the_last_one():
     model = linear_model(sgd(0.1), start="ones")
     rescue = Rescue()
-    history = fit(model, rescue, epochs=3, callbacks=[Spoils(1, 2)], validation_data=(X, Y))
+    history = train_under(model, rescue, epochs=3, callbacks=[Spoils(1, 2)], validation_data=(X, Y))
     expected = numpy_momentum([0, 1, 2, 3] * 2, [0.1] * 4 + [0.05] * 4, rescued=4)
     np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-5)
     assert [(r["epoch"], r["step"]) for r in rescue.rescues] == [(1, None)]
@@ -142,12 +142,12 @@ def test_once_an_epoch_it_goes_back_to_the_end_of_the_last_one():
 def test_an_exploding_loss_that_is_still_finite():
     model = linear_model(sgd(3 * LARGEST_RATE), start="ones")
     rescue = Rescue(factor=0.1)
-    history = fit(model, rescue, epochs=12)
+    history = train_under(model, rescue, epochs=12)
     assert "the loss has exploded" in rescue.rescues[0]["trouble"]
     assert np.isfinite(history["loss"]).all()
     assert history["loss"][-1] < history["loss"][0] / 10
     rescue = Rescue(divergence_ratio=None)
-    fit(linear_model(sgd(3 * LARGEST_RATE), start="ones"), rescue, epochs=3)
+    train_under(linear_model(sgd(3 * LARGEST_RATE), start="ones"), rescue, epochs=3)
     assert not rescue.rescues
 
 
@@ -185,7 +185,7 @@ def test_a_bad_batch_that_the_optimizer_skips_is_no_trouble(name):
     y[15] = np.nan
     rescue = Rescue(frequency=1)
     model = linear_model(SKIPPING[name](), kc.Model, start="ones")
-    fit(model, rescue, y=y, epochs=3)
+    train_under(model, rescue, y=y, epochs=3)
     assert not rescue.rescues
     assert np.isfinite(model.get_weights()[0]).all()
 
@@ -193,7 +193,7 @@ def test_a_bad_batch_that_the_optimizer_skips_is_no_trouble(name):
 def test_an_epoch_of_skipped_steps_is_trouble():
     model = linear_model(kc.optimizers.Heun(0.1), kc.Model, start="ones")
     rescue = Rescue(patience=1)
-    fit(model, rescue, y=np.full_like(Y, np.nan), epochs=4)
+    train_under(model, rescue, y=np.full_like(Y, np.nan), epochs=4)
     assert rescue.gave_up
     assert rescue.rescues[0]["trouble"] == "the loss is nan"
 
@@ -204,7 +204,7 @@ def test_a_schedule_is_lowered_too(wrapped, tmp_path):
     optimizer = keras.optimizers.SGD(schedule, momentum=0.5)
     optimizer = kc.optimizers.Accumulate(optimizer, 1) if wrapped else optimizer
     model = linear_model(optimizer, kc.Model, start="ones")
-    fit(model, Rescue(frequency=2), epochs=2, callbacks=[Spoils(1, 1)])
+    train_under(model, Rescue(frequency=2), epochs=2, callbacks=[Spoils(1, 1)])
     # Two steps are undone, and the schedule goes back with `iterations`.
     rates = 0.1 * 0.9 ** np.arange(6) * [1, 1, 1, 1, 0.5, 0.5]
     expected = numpy_momentum([0, 1, 2, 3, 2, 3], rates, rescued=4)
@@ -217,7 +217,7 @@ def test_a_schedule_is_lowered_too(wrapped, tmp_path):
 def test_a_controlled_step_size_is_lowered():
     model = linear_model(kc.optimizers.RK45(0.01), kc.Model, start="ones")
     rescue, spoils = Rescue(frequency=2), Spoils(1, 1)
-    fit(model, rescue, epochs=2, callbacks=[spoils])
+    train_under(model, rescue, epochs=2, callbacks=[spoils])
     assert rescue.rescues[0]["learning_rate"] == pytest.approx(spoils.rate / 2)
     assert np.isfinite(model.get_weights()[0]).all()
 
@@ -231,7 +231,7 @@ def test_on_several_devices_a_range_test_and_then_a_rescue(place):
         first = X[:8].astype("float64") @ np.ones((3, 1)) - Y[:8]
         assert finder.data()["losses"][0] == pytest.approx(np.mean(first**2), rel=1e-5)
         rescue = Rescue(frequency=2)
-        history = fit(model, rescue, epochs=2, batch_size=8, callbacks=[Spoils(1, 1)])
+        history = train_under(model, rescue, epochs=2, batch_size=8, callbacks=[Spoils(1, 1)])
     # Good after two steps, four, and the epoch's five.
     batches, rates = [0, 1, 2, 3, 4, 2, 3, 4], [0.1] * 5 + [0.05] * 3
     expected = numpy_momentum(batches, rates, size=8, rescued=5)
@@ -266,7 +266,7 @@ def test_momentum_is_lowered_with_the_rate(name):
     """A velocity at the old rate would drive the weights off again, whatever the new rate."""
     model = linear_model(MOMENTUM[name](), kc.Model, start="ones")
     rescue = Rescue(patience=4, factor=0.01, frequency=2, states=1)
-    history = fit(model, rescue, epochs=16)
+    history = train_under(model, rescue, epochs=16)
     assert 1 <= len(rescue.rescues) <= 3
     assert history["loss"][-1] < 0.2 * history["loss"][0]
 
@@ -276,7 +276,7 @@ def test_a_state_from_the_beginning_of_an_explosion_is_left_behind():
     model = linear_model(keras.optimizers.SGD(0.1), start="ones")
     rescue = Rescue(frequency=1, divergence_ratio=1000.0)
     spike = {(1, 0): 30 * LARGEST_RATE, (1, 1): 3 * LARGEST_RATE}
-    history = fit(model, rescue, epochs=12, callbacks=[Sets(spike)])
+    history = train_under(model, rescue, epochs=12, callbacks=[Sets(spike)])
     assert 1 <= len(rescue.rescues) <= 2
     assert rate_of(model) <= 0.1001  # that of the state before, and not half of the one that came
     assert history["loss"][-1] < history["loss"][0] / 10
@@ -308,7 +308,7 @@ def test_it_goes_back_further_if_trouble_comes_back_at_once(keep, tmp_path):
         return rescue._good._last
 
     rescue._good.put_back = noted
-    fit(model, rescue, epochs=2, callbacks=[bad])
+    train_under(model, rescue, epochs=2, callbacks=[bad])
     assert len(rescue.rescues) == 3
     assert numbers == sorted(numbers, reverse=True) and len(set(numbers)) == 3
     assert np.isfinite(model.get_weights()[0]).all()
@@ -327,7 +327,7 @@ def test_the_best_loss_is_that_of_the_state_gone_back_to():
                 model.set_weights([np.full((3, 1), np.nan, "float32")])
 
     x, y = np.tile(X[:10], (40, 1)), np.tile(Y[:10], (40, 1))  # one batch: the loss only falls
-    fit(model, rescue, x, y, epochs=1, callbacks=[Moves()])
+    train_under(model, rescue, x, y, epochs=1, callbacks=[Moves()])
     assert len(rescue.rescues) == 2
     assert best[15] > best[13] > best[12]
 
@@ -355,7 +355,7 @@ def test_all_rates_of_a_multi_optimizer_are_lowered(name):
     model = kc.Model(inputs := keras.Input((3,)), keras.layers.Dense(1)(inputs))
     model.compile(AROUND[name](optimizer), loss="mse")
     rescue = Rescue(patience=9, factor=1e-2, frequency=2)
-    history = fit(model, rescue, epochs=12)
+    history = train_under(model, rescue, epochs=12)
     lowered = 1e4 * LARGEST_RATE * 1e-2 ** len(rescue.rescues)
     for each in (first, second):
         assert float(each.learning_rate) == pytest.approx(lowered, rel=1e-5)
@@ -395,7 +395,7 @@ def test_the_rate_of_a_second_optimizer_is_lowered_too(scheduled):
     model.compile(keras.optimizers.SGD(0.01), loss="mse")
     model.optimizer.build(model.hidden.trainable_variables)
     rescue = Rescue(patience=9, factor=0.1, frequency=2)
-    history = fit(model, rescue, epochs=12)
+    history = train_under(model, rescue, epochs=12)
     found = float(keras.ops.convert_to_numpy(model.second.learning_rate))
     assert found == pytest.approx(100 * 0.1 ** len(rescue.rescues), rel=1e-4)
     assert 2 <= len(rescue.rescues) <= 5 and not rescue.gave_up
@@ -405,9 +405,9 @@ def test_the_rate_of_a_second_optimizer_is_lowered_too(scheduled):
 def test_a_step_size_that_is_still_to_be_chosen_stays_so():
     model = linear_model(kc.optimizers.RK45(), kc.Model, start="ones")
     rescue = Rescue(patience=3)
-    fit(model, rescue, y=np.full_like(Y, np.nan), epochs=2)
+    train_under(model, rescue, y=np.full_like(Y, np.nan), epochs=2)
     assert len(rescue.rescues) == 2
-    assert fit(model, None, epochs=1)["step_size"][0] > 0
+    assert train_under(model, None, epochs=1)["step_size"][0] > 0
 
 
 @pytest.mark.parametrize("spike", [False, True])
@@ -421,7 +421,9 @@ def test_a_loss_that_is_nan_hides_nothing_after_it(way, spike):
     model = linear_model(optimizer, kc.Model, start="ones", microbatch_size=size)
     rescue = Rescue(frequency="epoch" if way == "skipped" else 3)
     rates = {(0, 18): 5 * LARGEST_RATE} if spike else {}
-    with_rescue = fit(model, rescue, x=x, y=np.tile(Y, (6, 1)), epochs=2, callbacks=[Sets(rates)])
+    with_rescue = train_under(
+        model, rescue, x=x, y=np.tile(Y, (6, 1)), epochs=2, callbacks=[Sets(rates)]
+    )
     assert len(rescue.rescues) == (1 if spike else 0)
     assert "exploded" in rescue.report() or not spike
     assert with_rescue["skipped_steps"][0] == 2
@@ -462,7 +464,7 @@ def test_it_goes_on_after_an_interruption(tmp_path):
         rescue = Rescue(patience=2, frequency=1)
         spoils = [Spoils(0, 1), Spoils(3, 0)]
         with contextlib.suppress(InterruptedError):
-            fit(model, rescue, epochs=epochs, callbacks=[*spoils, *callbacks])
+            train_under(model, rescue, epochs=epochs, callbacks=[*spoils, *callbacks])
         return model, rescue
 
     whole, rescue = train([], 4)
@@ -481,7 +483,7 @@ def test_a_model_that_is_built_by_its_first_step():
     model = keras.Sequential([keras.layers.Dense(1)])
     model.compile(sgd(0.1), loss="mse")
     rescue = Rescue(frequency=1)
-    fit(model, rescue, epochs=1, callbacks=[Spoils(0, 1)])
+    train_under(model, rescue, epochs=1, callbacks=[Spoils(0, 1)])
     assert len(rescue.rescues) == 1
     assert not rescue.gave_up
 
@@ -507,4 +509,4 @@ def test_arguments_out_of_range(arguments):
 def test_a_rate_that_is_a_function():
     model = linear_model(keras.optimizers.SGD(lambda: 0.1))
     with pytest.raises(ValueError, match="is the function .* a LearningRateSchedule"):
-        fit(model, Rescue())
+        train_under(model, Rescue())

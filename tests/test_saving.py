@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import keras_cool as kc
+from support.comparisons import assert_all_equal, assert_same_state
+from support.training import fit
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 4)).astype("float32")
@@ -79,19 +81,6 @@ OPTIMIZERS = {
 }
 
 
-def fit(model, epochs=2, callbacks=None):
-    return model.fit(
-        X, Y, batch_size=8, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks
-    ).history
-
-
-def assert_equal(a, b):
-    for p, q in zip(a.weights, b.weights, strict=True):
-        np.testing.assert_array_equal(p.numpy(), q.numpy(), err_msg=p.path)
-    for p, q in zip(a.optimizer.variables, b.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(p.numpy(), q.numpy(), err_msg=p.path)
-
-
 @pytest.mark.parametrize(
     ("make", "optimizer"),
     [(m, "heun") for m in MODELS] + [("functional", o) for o in OPTIMIZERS if o != "heun"],
@@ -100,13 +89,13 @@ def test_training_goes_on_to_the_bit(make, optimizer, tmp_path):
     keras.utils.set_random_seed(0)
     model = MODELS[make]()
     model.compile(OPTIMIZERS[optimizer](), loss="mse", metrics=["mae"])
-    fit(model)
+    fit(model, X, Y, epochs=2)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert type(loaded) is type(model)
-    assert_equal(loaded, model)
-    assert fit(loaded) == fit(model)
-    assert_equal(loaded, model)
+    assert_same_state(loaded, model)
+    assert fit(loaded, X, Y, epochs=2) == fit(model, X, Y, epochs=2)
+    assert_same_state(loaded, model)
 
 
 @pytest.mark.parametrize("microbatch_size", [None, 4])
@@ -120,14 +109,14 @@ def test_seeds_under_a_plain_optimizer(microbatch_size, tmp_path):
         return model
 
     model, other = build(), build()
-    fit(model)
+    fit(model, X, Y, epochs=2)
     model.save(tmp_path / "model.keras")
     model.save_weights(tmp_path / "model.weights.h5")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    fit(other, epochs=1)
+    fit(other, X, Y)
     other.load_weights(tmp_path / "model.weights.h5")
-    assert fit(loaded) == fit(other) == fit(model)
-    assert_equal(loaded, model)
+    assert fit(loaded, X, Y, epochs=2) == fit(other, X, Y, epochs=2) == fit(model, X, Y, epochs=2)
+    assert_same_state(loaded, model)
 
     plain = functional(keras.Model)
     plain.compile("adam", loss="mse")
@@ -143,11 +132,11 @@ def test_weights_files_hold_the_state_and_the_seeds(tmp_path):
     model, other = functional(), functional()
     for m in (model, other):
         m.compile(kc.optimizers.Heun("adam"), loss="mse")
-        fit(m)
+        fit(m, X, Y, epochs=2)
     model.save_weights(tmp_path / "model.weights.h5")
     other.load_weights(tmp_path / "model.weights.h5")
-    assert fit(other) == fit(model)
-    assert_equal(other, model)
+    assert fit(other, X, Y, epochs=2) == fit(model, X, Y, epochs=2)
+    assert_same_state(other, model)
 
 
 def test_interrupted_and_resumed_by_backup_and_restore(tmp_path):
@@ -163,13 +152,13 @@ def test_interrupted_and_resumed_by_backup_and_restore(tmp_path):
                 raise KeyboardInterrupt
 
     whole = build()
-    fit(whole, epochs=4)
+    fit(whole, X, Y, epochs=4)
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
     with pytest.raises(KeyboardInterrupt):
-        fit(build(), epochs=4, callbacks=[backup, Interrupt()])
+        fit(build(), X, Y, epochs=4, callbacks=[backup, Interrupt()])
     resumed = build()
-    fit(resumed, epochs=4, callbacks=[keras.callbacks.BackupAndRestore(tmp_path / "backup")])
-    assert_equal(resumed, whole)
+    fit(resumed, X, Y, epochs=4, callbacks=[keras.callbacks.BackupAndRestore(tmp_path / "backup")])
+    assert_same_state(resumed, whole)
 
 
 def test_seeds_of_another_model_are_refused_with_a_warning(tmp_path):
@@ -201,7 +190,7 @@ def test_a_functional_subclass_leaves_the_base_class_alone():
     assert not issubclass(kc.Model, type(functional()))
     model = Subclassed()
     model.compile(kc.optimizers.Heun(0.05), loss="mse")
-    assert fit(model)["gradient_evaluations"] == [6, 12]
+    assert fit(model, X, Y, epochs=2)["gradient_evaluations"] == [6, 12]
 
 
 def test_the_functional_mixin_works_as_keras_does():
@@ -211,7 +200,7 @@ def test_the_functional_mixin_works_as_keras_does():
     inputs = keras.Input((4,))
     model = Functional(inputs, keras.layers.Dense(1)(inputs))
     model.compile(kc.optimizers.Heun(0.05), loss="mse")
-    assert fit(model)["gradient_evaluations"] == [6, 12]
+    assert fit(model, X, Y, epochs=2)["gradient_evaluations"] == [6, 12]
     assert isinstance(model, kc.MultiGradientMixin)
 
 
@@ -228,12 +217,11 @@ class OverOwnCompile(kc.MultiGradientMixin, OwnCompile):
 def test_a_class_with_a_compile_of_its_own_loads_with_keras_advice(tmp_path):
     model = OverOwnCompile([keras.Input((4,)), keras.layers.Dense(1)])
     model.compile(kc.optimizers.Heun(0.05), gamma=2.0)
-    fit(model)
+    fit(model, X, Y, epochs=2)
     model.save(tmp_path / "model.keras")
     with pytest.warns(UserWarning, match="`compile\\(\\)` method is custom"):
         loaded = keras.saving.load_model(tmp_path / "model.keras")
-    for a, b in zip(model.get_weights(), loaded.get_weights()):
-        np.testing.assert_array_equal(a, b)
+    assert_all_equal(model.get_weights(), loaded.get_weights())
 
 
 @pytest.mark.parametrize("max_step", [None, math.inf, 0.5])

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import keras_cool as kc
+from support.comparisons import assert_all_close, assert_all_equal
 
 
 class BothMasks(kc.optimizers.MultiGradientOptimizer):
@@ -42,8 +43,7 @@ def test_all_evaluations_of_a_step_see_the_same_masks(data, of_layers):
     model = dropout_model(BothMasks(1.0), of_layers)
     before = model.get_weights()
     model.fit(*data, batch_size=8, epochs=2, verbose=0)
-    for a, b in zip(before, model.get_weights()):
-        np.testing.assert_array_equal(a, b)
+    assert_all_equal(before, model.get_weights())
 
 
 @pytest.mark.parametrize("of_layers", [(7, 11), (None, None)], ids=["seeded", "unseeded"])
@@ -168,5 +168,4 @@ def test_a_layer_that_assigns_to_what_is_trained_is_as_in_keras_own_step(make, w
     expected.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss="mse")
     for m in (model, expected):
         m.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
-    for a, b in zip(model.get_weights(), expected.get_weights()):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert_all_close(model.get_weights(), expected.get_weights(), atol=1e-6)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from keras import ops
 from scipy.integrate import RK23, RK45, solve_ivp
-from scipy.integrate._ivp.rk import rk_step
 
 import keras_cool as kc
 from support.gradient_flows import PROBLEMS, compiled, exact_flow, train, weights_of
@@ -99,33 +98,6 @@ def test_full_batch_takes_the_evaluations_of_scipy(method, float64):
     assert (evaluations % (stages - 1)).tolist() == [1, 0]
 
 
-def test_pi_controller(float64):
-    """Against the formula, with the stages and the error of SciPy's RK23."""
-    problem, k = PROBLEMS["net"], 3
-    model = compiled(problem, kc.optimizers.RK23(0.1, controller="PI"))
-    sizes = train(model, problem, 8)["step_size"]
-
-    p, h, previous, expected = problem.start, 0.1, 1.0, []
-    stages = np.empty((4, p.size))
-    while len(expected) < 8:
-        rejected = False
-        while True:
-            new, _ = rk_step(
-                lambda t, q: -problem.gradient(q), 0, p, -problem.gradient(p), h,
-                RK23.A, RK23.B, RK23.C, stages,
-            )  # fmt: skip
-            scale = 1e-6 + 1e-3 * np.maximum(np.abs(p), np.abs(new))
-            error = np.sqrt(np.mean((h * RK23.E @ stages / scale) ** 2))
-            if error < 1:
-                break
-            h, rejected = h * max(0.2, 0.9 * error ** (-1 / k)), True
-        expected.append(h)
-        factor = 0.9 * error ** (-0.7 / k) * previous ** (0.4 / k)
-        h *= np.clip(factor, 0.2, 1 if rejected else 10)
-        p, previous = new, error
-    np.testing.assert_allclose(sizes, expected, rtol=1e-9)
-
-
 class Counted(keras.layers.Layer):
     """Counts its calls in Python: what is compiled calls it only when it is traced."""
 
@@ -163,31 +135,31 @@ def walled(optimizer):
     return model
 
 
-def fit(model, y=-20.0, epochs=1):
+def fit_walled(model, y=-20.0, epochs=1):
     y = np.full((4, 1), y)
     return model.fit(np.ones((4, 1)), y, epochs=epochs, batch_size=4, verbose=0).history
 
 
 def test_a_try_that_is_not_finite_is_rejected():
     model = walled(kc.optimizers.RK23(10.0))
-    logs = fit(model)
+    logs = fit_walled(model)
     assert logs["rejected_tries"][0] >= 3
     assert logs["skipped_steps"] == [0]
     assert 0.9 < model.get_weights()[0][0, 0] < 1
-    logs = fit(model, epochs=30)
+    logs = fit_walled(model, epochs=30)
     np.testing.assert_allclose(model.get_weights()[0], 0.95, rtol=5e-3)  # 1 / (1 - p) = 20
 
 
 def test_a_step_that_stays_too_large_keeps_the_weights_and_the_smaller_size():
     model = walled(kc.optimizers.RK23(10.0, max_rejections=1))
-    logs = fit(model)
+    logs = fit_walled(model)
     assert logs["too_large_steps"] == logs["skipped_steps"] == [1]
     assert logs["step_size"] == logs["flow_time"] == [0]
     assert logs["gradient_evaluations"] == [1 + 2 * 3]
     assert model.get_weights()[0][0, 0] == np.float32(0.9)
     assert int(model.optimizer.iterations) == 0
     assert 10 * 0.2**2 - 1e-5 < float(model.optimizer.learning_rate) < 10 * 0.2
-    logs = fit(model, epochs=30)
+    logs = fit_walled(model, epochs=30)
     np.testing.assert_allclose(model.get_weights()[0], 0.95, rtol=5e-3)
     assert logs["too_large_steps"][-1] == logs["skipped_steps"][-1]
     assert int(model.optimizer.iterations) == 31 - logs["skipped_steps"][-1]
@@ -195,25 +167,25 @@ def test_a_step_that_stays_too_large_keeps_the_weights_and_the_smaller_size():
 
 def test_where_the_gradient_is_not_finite_nothing_is_tried():
     model = walled(kc.optimizers.RK45(0.25))
-    logs = fit(model, y=np.nan)
+    logs = fit_walled(model, y=np.nan)
     assert np.isnan(logs["loss"][0])
     assert (logs["skipped_steps"], logs["too_large_steps"]) == ([1], [0])
     assert (logs["gradient_evaluations"], logs["rejected_tries"]) == ([1], [0])
     assert float(model.optimizer.learning_rate) == 0.25
     chosen = walled(kc.optimizers.RK45())
-    assert fit(chosen, y=np.nan)["gradient_evaluations"] == [1]
-    assert fit(chosen)["step_size"][0] > 0
+    assert fit_walled(chosen, y=np.nan)["gradient_evaluations"] == [1]
+    assert fit_walled(chosen)["step_size"][0] > 0
 
 
 def test_the_learning_rate_reads_and_writes_the_size_of_the_next_step():
     model = walled(kc.optimizers.RK23(1e-4))
     np.testing.assert_allclose(float(model.optimizer.learning_rate), 1e-4)
-    np.testing.assert_allclose(fit(model)["step_size"], 1e-4)
+    np.testing.assert_allclose(fit_walled(model)["step_size"], 1e-4)
     after = float(model.optimizer.learning_rate)
     assert 1e-4 < after <= 1e-3 * 1.0001
-    np.testing.assert_allclose(fit(model)["step_size"], after)
+    np.testing.assert_allclose(fit_walled(model)["step_size"], after)
     model.optimizer.learning_rate = 2e-5
-    np.testing.assert_allclose(fit(model)["step_size"], 2e-5)
+    np.testing.assert_allclose(fit_walled(model)["step_size"], 2e-5)
 
 
 SCHEDULE = keras.optimizers.schedules.CosineDecay(0.1, 10)
@@ -221,7 +193,7 @@ SCHEDULE = keras.optimizers.schedules.CosineDecay(0.1, 10)
 
 def test_without_control_the_learning_rate_is_the_step():
     model = walled(kc.optimizers.RK45(SCHEDULE, adaptive=False))
-    logs = fit(model, y=-10.5, epochs=2)
+    logs = fit_walled(model, y=-10.5, epochs=2)
     assert logs["gradient_evaluations"] == [6, 12]
     assert sorted(logs) == ["gradient_evaluations", "loss", "skipped_steps"]
 
@@ -304,7 +276,7 @@ HEUN_EULER = kc.optimizers.Tableau(
 
 def test_a_tableau_whose_last_stage_is_not_the_first_is_controlled_too():
     model = walled(kc.optimizers.RungeKutta(1.0, HEUN_EULER))
-    logs = fit(model, epochs=40)
+    logs = fit_walled(model, epochs=40)
     np.testing.assert_allclose(model.get_weights()[0], 0.95, rtol=5e-3)
     assert logs["gradient_evaluations"][-1] == 2 * 40 + logs["rejected_tries"][-1]
 

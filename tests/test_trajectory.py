@@ -30,7 +30,7 @@ def quadratic(optimizer=None, kind=keras.Model, **arguments):
     return model
 
 
-def train(model, trajectory, epochs=3, steps=4, callbacks=(), **arguments):
+def train_under(model, trajectory, epochs=3, steps=4, callbacks=(), **arguments):
     x, y = (np.tile(a, (steps, 1)) for a in (X, Y))
     settings = {"batch_size": 2, "shuffle": False, "verbose": 0, "epochs": epochs}
     return model.fit(x, y, callbacks=[*callbacks, trajectory], **settings, **arguments)
@@ -53,7 +53,7 @@ def points_of(trajectory):
 @pytest.mark.parametrize("frequency", ["epoch", 2])
 def test_the_path_is_that_of_gradient_descent(frequency, way, model):
     trajectory = kc.callbacks.Trajectory(frequency)
-    train(quadratic(kind=MODELS[model], **WAYS[way]), trajectory)
+    train_under(quadratic(kind=MODELS[model], **WAYS[way]), trajectory)
 
     every = 4 if frequency == "epoch" else 2
     times = trajectory.data()["epochs" if frequency == "epoch" else "steps"]
@@ -64,7 +64,7 @@ def test_the_path_is_that_of_gradient_descent(frequency, way, model):
 @pytest.mark.skipif("two-steps" not in WAYS, reason="Keras has no steps_per_execution there")
 def test_points_lie_between_executions():
     trajectory = kc.callbacks.Trajectory(3)
-    train(quadratic(steps_per_execution=2), trajectory, epochs=2, steps=5)
+    train_under(quadratic(steps_per_execution=2), trajectory, epochs=2, steps=5)
 
     # Executions begin at the steps 0, 2, 4, 5, 7 and 9; 6 has passed at 7, and 9 at 9.
     assert trajectory.data()["steps"].tolist() == [0, 4, 7, 9, 10]
@@ -73,7 +73,7 @@ def test_points_lie_between_executions():
 
 def test_multi_gradient_optimizers_have_a_path():
     trajectory = kc.callbacks.Trajectory(1)
-    train(quadratic(kc.optimizers.Heun(0.1), kc.Model), trajectory, epochs=1)
+    train_under(quadratic(kc.optimizers.Heun(0.1), kc.Model), trajectory, epochs=1)
 
     z = 0.1 * 2 * CURVATURES
     heun = START * (1 - z + z**2 / 2)[None] ** np.arange(5)[:, None]
@@ -83,7 +83,7 @@ def test_multi_gradient_optimizers_have_a_path():
 def test_the_losses_are_those_of_the_quadratic_function():
     trajectory = kc.callbacks.Trajectory()
     model = quadratic()
-    train(model, trajectory)
+    train_under(model, trajectory)
     last = model.get_weights()[0].ravel().astype("float64")
 
     np.testing.assert_allclose(trajectory.data(X, Y)["loss"], loss_at(descent(12)[::4]), rtol=1e-5)
@@ -163,7 +163,7 @@ def test_datasets_have_a_surface_too():
             return X, Y
 
     trajectory = kc.callbacks.Trajectory()
-    train(quadratic(), trajectory)
+    train_under(quadratic(), trajectory)
     arrays = trajectory.surface(X, Y, resolution=2)["loss"]
     np.testing.assert_allclose(trajectory.surface(Rows(), resolution=2)["loss"], arrays, rtol=1e-6)
 
@@ -172,7 +172,7 @@ def test_datasets_have_a_surface_too():
 def test_there_are_never_more_points_than_the_maximum(tmp_path, in_file):
     file = tmp_path / "points.npy" if in_file else None
     trajectory = kc.callbacks.Trajectory(1, maximum_points=4, file=file)
-    train(quadratic(), trajectory, epochs=1, steps=11)
+    train_under(quadratic(), trajectory, epochs=1, steps=11)
 
     assert trajectory.data()["steps"].tolist() == [0, 4, 8, 11]
     np.testing.assert_allclose(points_of(trajectory), descent(11)[[0, 4, 8, 11]], atol=2e-6)
@@ -211,7 +211,7 @@ def test_an_interrupted_path_goes_on(tmp_path, frequency, first):
         tmp_path, lambda: kc.callbacks.Trajectory(frequency, file=file), first
     )
     whole = kc.callbacks.Trajectory(frequency)
-    train(quadratic(), whole, epochs=4)
+    train_under(quadratic(), whole, epochs=4)
 
     expected, name = whole.data(), "epochs" if frequency == "epoch" else "steps"
     assert resumed.data()[name].tolist() == expected[name].tolist()
@@ -238,8 +238,8 @@ def test_a_file_of_another_model_is_refused(tmp_path):
 
 def test_a_new_training_begins_anew():
     trajectory, model = kc.callbacks.Trajectory(), quadratic()
-    train(model, trajectory)
-    train(model, trajectory, epochs=2)
+    train_under(model, trajectory)
+    train_under(model, trajectory, epochs=2)
     assert trajectory.data()["epochs"].tolist() == [0, 1, 2]
 
 
@@ -250,14 +250,14 @@ def test_points_that_are_not_finite_are_left_out():
                 self.model.set_weights([np.full((2, 1), np.nan)])
 
     trajectory = kc.callbacks.Trajectory()
-    train(quadratic(), trajectory, epochs=4, callbacks=[Diverge()])
+    train_under(quadratic(), trajectory, epochs=4, callbacks=[Diverge()])
     assert trajectory.data()["epochs"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_the_picture_shows_path_axes_and_explained_variance(tmp_path, ending):
     trajectory, path = kc.callbacks.Trajectory(), tmp_path / f"trajectory.{ending}"
-    train(quadratic(), trajectory)
+    train_under(quadratic(), trajectory)
     trajectory.plot(path, X, Y, resolution=4)
     assert path.stat().st_size > 5_000
 
@@ -284,7 +284,7 @@ def test_any_surface_is_drawn(loss):
 
 def test_without_matplotlib_an_error_says_what_to_install(tmp_path, monkeypatch):
     trajectory = kc.callbacks.Trajectory()
-    train(quadratic(), trajectory)
+    train_under(quadratic(), trajectory)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install matplotlib"):
         trajectory.plot(tmp_path / "trajectory.png", X, Y)
@@ -294,15 +294,15 @@ def test_errors_say_what_to_do(tmp_path):
     trajectory = kc.callbacks.Trajectory()
     with pytest.raises(ValueError, match="Train with it first"):
         trajectory.plot(tmp_path / "trajectory.png", X, Y)
-    train(quadratic(), trajectory, epochs=1)
+    train_under(quadratic(), trajectory, epochs=1)
     with pytest.raises(ValueError, match="2 distinct points"):
         trajectory.data()
-    train(quadratic(keras.optimizers.SGD(0.0)), trajectory)
+    train_under(quadratic(keras.optimizers.SGD(0.0)), trajectory)
     with pytest.raises(ValueError, match="1 distinct points"):
         trajectory.data()
 
     model = quadratic()
-    train(model, trajectory)
+    train_under(model, trajectory)
     with pytest.raises(ValueError, match="was given none"):
         trajectory.plot(tmp_path / "trajectory.png")
     with pytest.raises(ValueError, match="read only once"):

@@ -9,6 +9,7 @@ import pytest
 from keras import ops
 
 import keras_cool as kc
+from support.comparisons import assert_all_close, assert_all_equal
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(3)
@@ -83,8 +84,7 @@ def test_heads_in_turn(model_class, options):
         sums = found if k % 2 == 0 else [a + b for a, b in zip(sums, found)]
         if k % 2:
             weights = [w - 0.05 * s for w, s in zip(weights, sums)]
-    for got, expected in zip(model.get_weights(), weights):
-        np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert_all_close(model.get_weights(), weights, atol=1e-6)
 
 
 def of_trunk_and_heads():
@@ -114,8 +114,7 @@ def test_a_window_of_one_is_the_optimizer_itself(model_class, optimizer, non_fin
     for x, y in batches(["one", "two", "two", "one", "two", "one", "one"]):
         model.train_on_batch(x, y)
         expected.train_on_batch(x, y)
-    for a, b in zip(model.get_weights(), expected.get_weights()):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert_all_close(model.get_weights(), expected.get_weights(), atol=1e-6)
     for a, b in zip(accumulating.inner_optimizer.variables, expected.optimizer.variables):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-5, atol=1e-6, err_msg=a.path)
 
@@ -134,8 +133,7 @@ def test_a_head_that_no_batch_of_a_window_reaches_stays(model_class, name):
         model.train_on_batch(x, y)
         if k % 2:
             expected.train_on_batch(*whole[k // 2])
-    for a, b in zip(model.get_weights(), expected.get_weights()):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert_all_close(model.get_weights(), expected.get_weights(), atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
@@ -156,8 +154,7 @@ def test_a_window_goes_on_after_it_was_saved_and_loaded(model_class, tmp_path):
                 other.set_weights(parts.get_weights())
                 parts = other
             parts.train_on_batch(x, y)
-        for a, b in zip(whole.get_weights(), parts.get_weights()):
-            np.testing.assert_array_equal(a, b)
+        assert_all_equal(whole.get_weights(), parts.get_weights())
 
 
 def test_a_layer_unfrozen_in_a_carried_window(model_class):
@@ -189,8 +186,7 @@ def test_a_layer_unfrozen_in_a_carried_window(model_class):
         return reference.get_weights()
 
     expected = [*after(slice(48, 64))[:2], *after(slice(32, 64))[2:]]
-    for a, b in zip(model.get_weights(), expected):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert_all_close(model.get_weights(), expected, atol=1e-6)
 
 
 class TwoPlayers(kc.Model):
@@ -230,8 +226,7 @@ def test_a_second_accumulate_is_as_the_first(last_window):
     model.compile(make())
     for _ in range(2):
         model.fit(X[:77], Y[:77], batch_size=8, shuffle=False, verbose=0)
-    for a, b in zip(model.first_net.get_weights(), model.second_net.get_weights()):
-        np.testing.assert_array_equal(a, b)
+    assert_all_equal(model.first_net.get_weights(), model.second_net.get_weights())
     assert int(model.optimizer.iterations) == int(model.second.iterations) > 3
     assert int(model.optimizer.batches) == int(model.second.batches)
     if last_window == "update":
@@ -240,8 +235,7 @@ def test_a_second_accumulate_is_as_the_first(last_window):
         )
         expected.compile(keras.optimizers.SGD(0.1), loss="mse")
         expected.fit(X[:77], Y[:77], batch_size=32, epochs=2, shuffle=False, verbose=0)
-        for a, b in zip(model.first_net.get_weights(), expected.get_weights()):
-            np.testing.assert_allclose(a, b, atol=1e-6)
+        assert_all_close(model.first_net.get_weights(), expected.get_weights(), atol=1e-6)
 
 
 @pytest.mark.multi_optimizer
@@ -268,8 +262,7 @@ def test_one_for_the_trunk_and_one_for_the_head(model_class):
                 held = k % steps + 1
                 weights[place] = weights[place] - 0.1 * sums[place] / held
                 sums[place] = 0
-    for a, b in zip(model.get_weights(), weights):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert_all_close(model.get_weights(), weights, atol=1e-6)
     assert [int(o.iterations) for o in (of_trunk, of_head)] == [4, 3]
 
 
@@ -356,8 +349,9 @@ def test_accumulators_hold_batches_of_many_values(dtype):
     expected.set_weights(weights)
     expected.compile(keras.optimizers.SGD(0.1), loss="mse")
     expected.train_on_batch(x, y)
-    for a, b in zip(model.get_weights(), expected.get_weights()):
-        np.testing.assert_allclose(a, b, atol=1e-3 if dtype == "float16" else 1e-5)
+    assert_all_close(
+        model.get_weights(), expected.get_weights(), atol=1e-3 if dtype == "float16" else 1e-5
+    )
 
 
 def masked(model_class, optimizer, **options):
@@ -393,8 +387,7 @@ def test_a_window_without_a_valid_step_is_a_step_of_zeros(options, non_finite):
         expected.train_on_batch(*(np.concatenate(pair) for pair in zip(parts[i], parts[i + 1])))
     assert int(accumulating.skipped_steps) == 0
     assert int(accumulating.iterations) == 3
-    for a, b in zip(model.get_weights(), expected.get_weights()):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert_all_close(model.get_weights(), expected.get_weights(), atol=1e-6)
 
 
 def test_a_mask_of_ones_counts_as_no_mask():
@@ -441,8 +434,7 @@ def test_gradients_that_a_step_adds_up_in_a_loop(loss):
 
     sgd = keras.optimizers.SGD
     accumulated = trained(Loop, kc.optimizers.Accumulate(sgd(0.001), 2), 16)
-    for a, b in zip(accumulated, trained(keras.Model, sgd(0.001), 32)):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert_all_close(accumulated, trained(keras.Model, sgd(0.001), 32), atol=1e-6)
 
 
 def test_losses_with_different_divisors_are_warned_of():
@@ -463,8 +455,7 @@ def test_inside_of_torch_compile(model_class):
         model.fit(X[:48], Y[:48], batch_size=8, epochs=2, shuffle=False, verbose=0)
         return model.get_weights()
 
-    for a, b in zip(trained(jit_compile=True), trained()):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert_all_close(trained(jit_compile=True), trained(), atol=1e-6)
 
 
 def functional():
@@ -518,5 +509,6 @@ def test_parts_that_are_trained_in_turns(cls, finish):
     callbacks = [kc.callbacks.FinishWindow()] if finish else []
     optimizer = kc.optimizers.Accumulate(keras.optimizers.SGD(0.1), 2)
     weights = train(cls, optimizer, 4, callbacks)
-    for a, b in zip(weights, train(keras.Model, keras.optimizers.SGD(0.1), 8), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert_all_close(
+        weights, train(keras.Model, keras.optimizers.SGD(0.1), 8), rtol=1e-5, atol=1e-6
+    )

@@ -29,6 +29,13 @@ def assert_same_weights(model, expected, tolerance=1e-6):
     assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b)
 
 
+def assert_same_state(model, expected):
+    """All weights of two models, and all variables of their optimizers, to the bit."""
+    for of_model in (lambda m: m.weights, lambda m: m.optimizer.variables):
+        for a, b in zip(of_model(model), of_model(expected), strict=True):
+            np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
+
+
 def everything(model):
     """All values that training changes, by name; and the state of the generators."""
     variables = [*model.variables, *model.optimizer.variables]

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from keras_cool.callbacks import PythonMetric
+from support.comparisons import assert_all_equal
+from support.training import fit
 from support.ways_to_train import MODELS, WAYS
 
 BATCHES = 4  # an epoch, of one sample each
@@ -32,9 +34,10 @@ def one_weight(kind="plain", **way):
     return model
 
 
-def train(model, *callbacks, epochs=2, **arguments):
-    arguments = {"batch_size": 1, "verbose": 0, **arguments}
-    return model.fit(X, X, epochs=epochs, callbacks=list(callbacks), **arguments).history
+def train_with(model, *callbacks, epochs=2, **arguments):
+    return fit(
+        model, X, X, **{"batch_size": 1, "epochs": epochs, **arguments}, callbacks=[*callbacks]
+    )
 
 
 def weight(model):
@@ -75,7 +78,7 @@ def test_same_logs(kind, way, frequency):
         "min",
         frequency,
     )
-    history = train(model, evaluate, look)
+    history = train_with(model, evaluate, look)
     np.testing.assert_allclose(history["w"], expected, rtol=1e-5)
     np.testing.assert_allclose(history["twice"], 2 * np.array(expected), rtol=1e-5)
     np.testing.assert_allclose(history["loss"], [-0.15, -0.55], rtol=1e-5)
@@ -110,8 +113,7 @@ def test_looking_at_the_model_leaves_training_as_it_was(kind):
     )
     assert with_it.pop("each") == with_it.pop("step")
     assert with_it == history
-    for a, b in zip(weights, same_weights, strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert_all_equal(weights, same_weights)
 
 
 def _dropout_and_normalisation():
@@ -136,7 +138,7 @@ def test_layers_that_read_the_mode_of_torch_go_on_in_training_mode():
 
     model = ReadsTheMode()
     model.compile("sgd", loss="mse")
-    train(model, PythonMetric(predicted_weight, "w", frequency=2), epochs=1)
+    train_with(model, PythonMetric(predicted_weight, "w", frequency=2), epochs=1)
     assert modes[-6:] == [True, True, False, True, True, False]
 
 
@@ -178,8 +180,7 @@ def test_evaluate_with_any_python_metric_and_keep_the_best_model(tmp_path):
     loaded = keras.saving.load_model(folder / "best.keras")
     model.load_weights(folder / "best.weights.h5")
     for best in (model, loaded):
-        for ours, weights in zip(best.get_weights(), seen[1][1], strict=True):
-            np.testing.assert_array_equal(ours, weights)
+        assert_all_equal(best.get_weights(), seen[1][1])
     assert f1_of_the_corpus(model, x, y) == max(values)
 
 
@@ -189,7 +190,7 @@ def test_best_weights_come_back(mode, ending, tmp_path):
     path = ending and str(tmp_path / f"best{ending}")
     model = one_weight()
     function = scores(2, 3, 1, 1) if mode == "max" else scores(2, 1, 3, 3)
-    history = train(
+    history = train_with(
         model, PythonMetric(function, "score", mode, save_best=path, restore_best=True), epochs=4
     )
     assert len(history["score"]) == 4
@@ -199,14 +200,14 @@ def test_best_weights_come_back(mode, ending, tmp_path):
 
 def test_weights_stay_if_nothing_was_asked_for(tmp_path):
     model = one_weight()
-    train(model, PythonMetric(scores(2, 1), "score", save_best=tmp_path / "best.keras"))
+    train_with(model, PythonMetric(scores(2, 1), "score", save_best=tmp_path / "best.keras"))
     assert weight(model) == pytest.approx(-0.1 * 2 * BATCHES)
 
 
 def test_a_crash_while_saving_leaves_the_old_file_whole(tmp_path):
     path = tmp_path / "best.weights.h5"
     model = one_weight()
-    train(model, PythonMetric(scores(1), "score", save_best=path), epochs=1)
+    train_with(model, PythonMetric(scores(1), "score", save_best=path), epochs=1)
     before = path.read_bytes()
 
     def crash(path, **_):
@@ -215,20 +216,20 @@ def test_a_crash_while_saving_leaves_the_old_file_whole(tmp_path):
 
     model.save_weights = crash
     with pytest.raises(OSError, match="no space left"):
-        train(model, PythonMetric(lambda model: 2, "score", save_best=path), epochs=1)
+        train_with(model, PythonMetric(lambda model: 2, "score", save_best=path), epochs=1)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_patience_counts_evaluations():
     function = scores(2, 3, 3, 1, 9)  # as good is not better
-    history = train(one_weight(), PythonMetric(function, "score", patience=2), epochs=9)
+    history = train_with(one_weight(), PythonMetric(function, "score", patience=2), epochs=9)
     assert history["score"] == [2, 3, 3, 1]
 
 
 def test_patience_ends_training_within_an_epoch():
     model = one_weight()
-    train(model, PythonMetric(lambda model: 0, "zero", frequency=2, patience=2), epochs=9)
+    train_with(model, PythonMetric(lambda model: 0, "zero", frequency=2, patience=2), epochs=9)
     assert steps_taken(model) == 6
 
 
@@ -238,7 +239,7 @@ def test_patience_ends_training_within_an_epoch():
 def test_keras_callbacks_take_the_value_for_a_metric(tmp_path, capsys):
     path, table = tmp_path / "{epoch}-{score:.0f}.weights.h5", tmp_path / "log.csv"
     model = one_weight()
-    history = train(
+    history = train_with(
         model,
         PythonMetric(scores(1, 3, 2, 2, 2, 2), "score"),
         keras.callbacks.ModelCheckpoint(
@@ -259,14 +260,16 @@ def test_keras_callbacks_take_the_value_for_a_metric(tmp_path, capsys):
 
 
 def test_progress_bar_shows_the_value_within_the_epoch(capsys):
-    train(one_weight(), PythonMetric(lambda model: 42, "answer", frequency=1), epochs=1, verbose=1)
+    train_with(
+        one_weight(), PythonMetric(lambda model: 42, "answer", frequency=1), epochs=1, verbose=1
+    )
     assert "answer: 42.0" in capsys.readouterr().out.split("4/4")[0]
 
 
 def test_early_stopping_in_front_of_it_says_that_there_is_no_such_metric():
     early = keras.callbacks.EarlyStopping("score", mode="max")
     with pytest.warns(UserWarning, match="`score` which is not available"):
-        train(one_weight(), early, PythonMetric(scores(1, 2), "score"))
+        train_with(one_weight(), early, PythonMetric(scores(1, 2), "score"))
 
 
 # ------------------------------------------------------------------- interrupted and resumed
@@ -288,9 +291,9 @@ def interrupted_and_resumed(make, folder, **arguments):
     """The callback, the model and the history of the second process."""
     backup = keras.callbacks.BackupAndRestore(folder / "backup")
     with pytest.raises(KeyboardInterrupt):
-        train(one_weight(), make(), backup, Interrupt(2), **arguments)
+        train_with(one_weight(), make(), backup, Interrupt(2), **arguments)
     model, evaluate = one_weight(), make()
-    history = train(model, evaluate, backup, **arguments)
+    history = train_with(model, evaluate, backup, **arguments)
     return evaluate, model, history
 
 
@@ -312,7 +315,7 @@ def test_resumed_training_goes_on_as_the_uninterrupted_one(frequency, tmp_path):
         )
 
     whole_model, whole = one_weight(), make("whole")
-    history = train(whole_model, whole, epochs=9)
+    history = train_with(whole_model, whole, epochs=9)
     second, model, rest = interrupted_and_resumed(make, tmp_path, epochs=9)
     assert len(rest["score"]) == len(history["score"]) - 2 > 0
     assert {key: value[2:] for key, value in history.items()} == rest
@@ -337,9 +340,9 @@ def test_best_weights_that_were_in_memory_are_missed_aloud(tmp_path):
 
 def test_a_new_training_begins_anew():
     model, evaluate = one_weight(), PythonMetric(scores(5, 4, 1, 2), "score")
-    train(model, evaluate)
+    train_with(model, evaluate)
     assert evaluate.best == 5
-    train(model, evaluate)
+    train_with(model, evaluate)
     assert (evaluate.best, evaluate.best_epoch) == (2, 1)
 
 
@@ -352,7 +355,9 @@ def test_a_new_training_begins_anew():
     ids=lambda number: type(number).__name__,
 )
 def test_numbers_of_any_kind(number):
-    (value,) = train(one_weight(), PythonMetric(lambda model: number, "three"), epochs=1)["three"]
+    (value,) = train_with(one_weight(), PythonMetric(lambda model: number, "three"), epochs=1)[
+        "three"
+    ]
     assert type(value) is float and value == 3
 
 
@@ -371,7 +376,7 @@ def test_numbers_of_any_kind(number):
 )
 def test_what_is_not_a_number_is_named(returned, error, message):
     with pytest.raises(error, match=message) as raised:
-        train(one_weight(), PythonMetric(lambda model: returned, "f1"), epochs=1)
+        train_with(one_weight(), PythonMetric(lambda model: returned, "f1"), epochs=1)
     assert "PythonMetric('f1')" in str(raised.value)
 
 
@@ -383,7 +388,7 @@ def test_what_the_function_raises_goes_on_with_a_note(frequency, when):
         return {-0.4: 1, -0.3: 1}[round(float(weight(model)), 1)]
 
     with pytest.raises(KeyError) as raised:
-        train(one_weight(), PythonMetric(bleu, "bleu", frequency=frequency), epochs=2)
+        train_with(one_weight(), PythonMetric(bleu, "bleu", frequency=frequency), epochs=2)
     (note,) = raised.value.__notes__
     assert "PythonMetric('bleu')" in note and when in note
     assert "bleu" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
@@ -397,7 +402,7 @@ def test_nan_is_never_the_best_and_warned_about_once():
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        history = train(model, evaluate, epochs=5)
+        history = train_with(model, evaluate, epochs=5)
     about_nan = [str(w.message) for w in caught if "NaN" in str(w.message)]
     assert len(about_nan) == 1
     assert about_nan[0].startswith("PythonMetric('score') got NaN at the end of epoch 0")

@@ -1,4 +1,4 @@
-"""`multi_gradient_step` written by a user: gradient penalty, GAN, SAM; the same on all backends."""
+"""`MultiGradientMixin`: steps that a user writes, their `value_and_grad` and `apply_gradients`."""
 
 import keras
 import numpy as np
@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import keras_cool as kc
+from support.comparisons import assert_all_equal
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(16, 3)).astype("float32")
@@ -141,88 +142,6 @@ def test_gan_with_two_optimizers():
     assert 3 < fakes.mean() < 7
 
 
-class SharpnessAware(kc.optimizers.MultiGradientOptimizer):
-    """SAM (Foret 2021): the gradient at the worst point of a ball."""
-
-    def estimate_gradient(self, evaluate, point):
-        _, gradients = evaluate(point)
-        norm = ops.sqrt(sum(ops.sum(g**2) for g in gradients))
-        _, gradients = evaluate([p + 0.05 * g / norm for p, g in zip(point, gradients)])
-        return gradients
-
-
-class AveragedGradient(kc.optimizers.MultiGradientOptimizer):
-    """A method with a state of its own: the running mean of all gradients."""
-
-    def build(self, variables):
-        super().build(variables)
-        self.sums = self.add_optimizer_variables(variables, "sum")
-        self.taken = self.add_variable((), dtype="float32", name="taken")
-
-    def estimate_gradient(self, evaluate, point):
-        _, gradients = evaluate(point)
-        self.taken.assign_add(1.0)
-        for total, g in zip(self.sums, gradients):
-            total.assign(total + g)
-        return [total / self.taken for total in self.sums]
-
-
-class Backtracking(kc.optimizers.MultiGradientOptimizer):
-    """A line search: losses at trial points decide; all candidates are evaluated."""
-
-    def estimate_gradient(self, evaluate, point):
-        _, gradients = evaluate(point)
-        factors = [1.0, 0.5, 0.25]
-        losses = ops.stack(
-            [evaluate(self.trial_point(point, [f * g for g in gradients]))[0] for f in factors]
-        )
-        best = ops.take(ops.convert_to_tensor(factors), ops.argmin(losses))
-        return [best * g for g in gradients]
-
-
-def least_squares(optimizer, epochs=5):
-    inputs = keras.Input((3,))
-    model = kc.Model(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
-    model.set_weights([np.array([[0.5], [-0.4], [0.3]])])
-    model.compile(optimizer, loss="mse")
-    model.fit(X, Y, batch_size=16, epochs=epochs, verbose=0)
-    return model
-
-
-def numpy_gradient(w):
-    return 2 / len(X) * X.T.astype("float64") @ (X @ w - Y)
-
-
-def test_sam_in_four_lines_against_numpy():
-    w = np.array([[0.5], [-0.4], [0.3]])
-    for _ in range(5):
-        g = numpy_gradient(w)
-        w = w - 0.1 * numpy_gradient(w + 0.05 * g / np.linalg.norm(g))
-    actual = least_squares(SharpnessAware(0.1)).get_weights()[0]
-    np.testing.assert_allclose(actual, w, rtol=1e-5)
-
-
-def test_a_method_with_state_against_numpy():
-    w, total = np.array([[0.5], [-0.4], [0.3]]), 0.0
-    for step in range(5):
-        total = total + numpy_gradient(w)
-        w = w - 0.1 * total / (step + 1)
-    model = least_squares(AveragedGradient(0.1))
-    np.testing.assert_allclose(model.get_weights()[0], w, rtol=1e-5)
-    np.testing.assert_allclose(model.optimizer.sums[0].numpy(), total, rtol=1e-5)
-
-
-def test_a_line_search_against_numpy():
-    w = np.array([[0.5], [-0.4], [0.3]])
-    for _ in range(5):
-        g = numpy_gradient(w)
-        trials = [w - f * 1.5 * g for f in (1.0, 0.5, 0.25)]
-        w = min(trials, key=lambda w: ((X @ w - Y) ** 2).mean())
-    model = least_squares(Backtracking(1.5))
-    np.testing.assert_allclose(model.get_weights()[0], w, rtol=1e-5)
-    assert int(model.optimizer.step_logs()["gradient_evaluations"]) == 20
-
-
 @pytest.mark.backend("jax")
 def test_assigning_to_a_variable_that_is_not_part_of_the_model_is_an_error_on_jax():
     stray = keras.Variable(0.0, name="stray")
@@ -259,7 +178,10 @@ def test_value_and_grad_keeps_state_and_moves_no_variable():
 
 
 def test_value_and_grad_gives_none_and_aux():
-    model = least_squares(keras.optimizers.SGD(0.1), epochs=1)
+    inputs = keras.Input((3,))
+    model = kc.Model(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
+    model.compile("sgd", loss="mse")
+    model.fit(X, Y, verbose=0)
     unused = keras.Variable([1.0])
     (loss, aux), gradients = model.value_and_grad(
         lambda: (ops.sum(model.weights[0] ** 2), {"half": ops.sum(model.weights[0] ** 2) / 2}),
@@ -269,14 +191,6 @@ def test_value_and_grad_gives_none_and_aux():
     assert gradients[1] is None
     np.testing.assert_allclose(ops.convert_to_numpy(gradients[0]), 2 * model.get_weights()[0])
     np.testing.assert_allclose(float(loss), 2 * float(aux["half"]))
-
-
-def test_a_subclass_without_estimate_gradient_says_so():
-    class Unfinished(kc.optimizers.MultiGradientOptimizer):
-        pass
-
-    with pytest.raises(NotImplementedError, match="Unfinished must implement"):
-        least_squares(Unfinished(0.1))
 
 
 @pytest.mark.parametrize("order", ["plain", "penalty first", "prediction first"])
@@ -361,22 +275,7 @@ def test_slips_in_a_step_are_named(slip, kind, message):
     with pytest.raises(kind, match=message):
         model.fit(X, Y, batch_size=16, verbose=0)
     if slip != "a vector":  # found after the update
-        for a, b in zip(model.get_weights(), before, strict=True):
-            np.testing.assert_array_equal(a, b)
-
-
-@pytest.mark.parametrize("returned", ["the pair", "none", "too few"])
-def test_slips_in_an_estimate_are_named(returned):
-    class Estimate(kc.optimizers.MultiGradientOptimizer):
-        def estimate_gradient(self, evaluate, point):
-            pair = evaluate(point)
-            return {"the pair": pair, "none": None, "too few": pair[1][:1]}[returned]
-
-    inputs = keras.Input((3,))
-    model = kc.Model(inputs, keras.layers.Dense(1)(inputs))
-    model.compile(Estimate(0.1), loss="mse")
-    with pytest.raises(ValueError, match="has to return a list of 2 gradients"):
-        model.fit(X, Y, verbose=0)
+        assert_all_equal(model.get_weights(), before)
 
 
 def test_a_method_for_a_model_with_a_step_of_its_own_says_where_the_loss_goes():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import keras_cool as kc
+from support.training import fit
 from support.ways_to_train import BACKEND, MODELS, WAYS
 
 StepMonitor = kc.callbacks.StepMonitor
@@ -23,9 +24,8 @@ def linear(cls=kc.Model, optimizer=None, **arguments):
     return model
 
 
-def fit(model, callbacks, epochs=2, batch_size=4):
-    arguments = {"shuffle": False, "verbose": 0, "batch_size": batch_size}
-    return model.fit(X, Y, epochs=epochs, callbacks=callbacks, **arguments).history
+def train_with(model, callbacks, epochs=2, batch_size=4):
+    return fit(model, X, Y, batch_size=batch_size, epochs=epochs, callbacks=callbacks)
 
 
 def descent(steps, batch_size=4, rate=0.1):
@@ -49,7 +49,7 @@ NORMS = ("gradient_norm", "update_norm", "weight_norm")
 def test_norms_as_in_numpy(cls, way):
     model = linear(MODELS[cls], **WAYS[way])
     report = StepMonitor(frequency=3)
-    logs = fit(model, [report])
+    logs = train_with(model, [report])
     data = report.data()
     assert data["step"].tolist() == [0, 3, 6, 9]
     expected = descent(10)[::3]
@@ -67,7 +67,7 @@ def test_norms_in_float64(accumulates, float64):
     optimizer = keras.optimizers.SGD(0.1)
     optimizer = kc.optimizers.Accumulate(optimizer, 2) if accumulates else optimizer
     report = StepMonitor(frequency=1)
-    fit(linear(optimizer=optimizer), [report], epochs=1, batch_size=2 if accumulates else 4)
+    train_with(linear(optimizer=optimizer), [report], epochs=1, batch_size=2 if accumulates else 4)
     for name, column in zip(NORMS, descent(5).T):
         np.testing.assert_allclose(report.data()[name], column, rtol=1e-5)
 
@@ -77,7 +77,7 @@ def test_training_is_the_same_with_it(cls):
     ends = []
     for callbacks in ([], [StepMonitor(frequency=2)]):
         model = linear(MODELS[cls], keras.optimizers.Adam(0.1))
-        fit(model, callbacks)
+        train_with(model, callbacks)
         ends.append(model.get_weights()[0])
     np.testing.assert_allclose(ends[0], ends[1], rtol=1e-6)
 
@@ -85,7 +85,9 @@ def test_training_is_the_same_with_it(cls):
 def test_windows_are_reported_as_the_large_batch():
     """Of a window that is not full at the end of an epoch there is no report."""
     report = StepMonitor(frequency=1)
-    fit(linear(optimizer=kc.optimizers.Accumulate(keras.optimizers.SGD(0.1), 2)), [report], 1)
+    train_with(
+        linear(optimizer=kc.optimizers.Accumulate(keras.optimizers.SGD(0.1), 2)), [report], 1
+    )
     data = report.data()
     assert data["step"].tolist() == [0, 1]
     for name, column in zip(NORMS, descent(2, batch_size=8).T):
@@ -95,7 +97,7 @@ def test_windows_are_reported_as_the_large_batch():
 def test_windows_are_counted_by_updates():
     report = StepMonitor(frequency=2)
     optimizer = kc.optimizers.Accumulate(keras.optimizers.SGD(0.1), 5)
-    fit(linear(optimizer=optimizer), [report], epochs=5)
+    train_with(linear(optimizer=optimizer), [report], epochs=5)
     assert report.data()["step"].tolist() == [0, 2, 4]
 
 
@@ -103,7 +105,7 @@ def test_a_controlled_step_and_its_tries():
     """The error of each step by its own log, and counts that are the step's and not the sum."""
     every, some = StepMonitor(frequency=1), StepMonitor(frequency=2)
     optimizer = kc.optimizers.RK23(5.0, rtol=1e-2)
-    logs = fit(linear(optimizer=optimizer), [every, some])
+    logs = train_with(linear(optimizer=optimizer), [every, some])
     data = every.data()
     assert data["rejected_tries"][0] > 0
     assert (data["gradient_evaluations"] == 4 + 3 * data["rejected_tries"]).all()
@@ -123,14 +125,14 @@ def test_a_picture(optimizer, tmp_path):
     report = StepMonitor(frequency=1)
     with pytest.raises(ValueError, match="nothing to plot"):
         report.plot(tmp_path / "report.png")
-    fit(linear(optimizer=optimizer), [report])
+    train_with(linear(optimizer=optimizer), [report])
     report.plot(tmp_path / "report.png")
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_matplotlib_there_is_an_error_and_the_data(monkeypatch, tmp_path):
     report = StepMonitor(frequency=1)
-    fit(linear(), [report], epochs=1)
+    train_with(linear(), [report], epochs=1)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install matplotlib`"):
         report.plot(tmp_path / "report.png")
@@ -154,7 +156,7 @@ def test_mixed_precision_is_unscaled():
     report = StepMonitor(frequency=1)
     optimizer = keras.optimizers.SGD(0.1)
     optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=256.0)
-    fit(linear(optimizer=optimizer), [report], epochs=1)
+    train_with(linear(optimizer=optimizer), [report], epochs=1)
     np.testing.assert_allclose(report.data()["gradient_norm"], descent(5)[:, 0], rtol=0.02)
 
 
@@ -174,11 +176,11 @@ class OwnStep(kc.Model):
 def test_a_step_of_ones_own():
     report = StepMonitor(frequency=1)
     model = linear(OwnStep)
-    fit(model, [report])
+    train_with(model, [report])
     np.testing.assert_allclose(report.data()["gradient_norm"], descent(10)[:, 0], rtol=1e-4)
     model.applies = False
     with pytest.raises(ValueError, match=r"saw no gradients.*self.apply_gradients\(gradients"):
-        fit(model, [StepMonitor(frequency=1), StepMonitor()])  # two of them: compiled anew
+        train_with(model, [StepMonitor(frequency=1), StepMonitor()])  # two of them: compiled anew
 
 
 def test_a_model_that_is_not_built_yet():
@@ -186,7 +188,7 @@ def test_a_model_that_is_not_built_yet():
     model = keras.Sequential([keras.layers.Dense(1)])
     model.compile("sgd", loss="mse")
     report = StepMonitor(frequency=2)
-    fit(model, [report])
+    train_with(model, [report])
     first = 1 if BACKEND == "tensorflow" else 0
     assert report.data()["step"].tolist() == list(range(first, 10, 2))
 
@@ -200,7 +202,7 @@ def test_a_bad_frequency(frequency):
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras has no steps_per_execution there")
 def test_several_steps_an_execution_are_refused():
     with pytest.raises(ValueError, match="Compile the model with steps_per_execution=1"):
-        fit(linear(steps_per_execution=2), [StepMonitor()])
+        train_with(linear(steps_per_execution=2), [StepMonitor()])
 
 
 @pytest.mark.multi_optimizer
@@ -212,7 +214,7 @@ def test_the_rates_of_several_optimizers(tmp_path):
     several = keras.optimizers.MultiOptimizer(lambda v: first if "hidden" in v.path else second)
     model.compile(several, loss="mse")
     report = StepMonitor(frequency=1)
-    logs = fit(model, [report])
+    logs = train_with(model, [report])
     np.testing.assert_allclose(
         [logs["learning_rate_1"][-1], logs["learning_rate_2"][-1]], [0.1, 0.2]
     )
@@ -221,4 +223,4 @@ def test_the_rates_of_several_optimizers(tmp_path):
     accumulate = kc.optimizers.Accumulate(keras.optimizers.SGD(0.1), 2)
     model.compile(keras.optimizers.MultiOptimizer(lambda v: accumulate), loss="mse")
     with pytest.raises(ValueError, match="one window at a time"):
-        fit(model, [report])
+        train_with(model, [report])

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from keras import ops
 from scipy import special
-from scipy.integrate import RK45
 
 import keras_cool as kc
 from keras_cool import keras_private
-from support.gradient_flows import PROBLEMS
+from support.comparisons import assert_all_close
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(5, 4)), RNG.normal(size=(4, 3))
@@ -118,31 +117,6 @@ def test_all_state_of_training_is_in_float64(net, optimizer, float64):
     assert model.predict(x, verbose=0).dtype == np.float64
 
 
-@pytest.mark.parametrize("adjust", [{}, {"microbatch_size": 5}], ids=["whole", "microbatches"])
-def test_rk45_on_keras_own_layers_takes_the_steps_of_scipy(adjust, float64):
-    """To ten digits: `Dense`, `tanh`, matrix products and the mean are in float64."""
-    problem = PROBLEMS["net"]
-    n = len(problem.x)
-    solver = RK45(lambda t, p: -2 / n * problem.gradient(p), 0.0, problem.start, t_bound=1e6)
-    expected = []
-    for _ in range(10):
-        solver.step()
-        expected.append(solver.step_size)
-
-    inputs = keras.Input((3,))
-    hidden = keras.layers.Dense(5, activation="tanh", use_bias=False)(inputs)
-    model = kc.Model(inputs, keras.layers.Dense(1, use_bias=False)(hidden))
-    model.set_weights([problem.start[:15].reshape(3, 5), problem.start[15:].reshape(5, 1)])
-    model.compile(kc.optimizers.RK45(), loss="mse", **adjust)
-    sizes = [
-        model.fit(problem.x, problem.y, batch_size=n, shuffle=False, verbose=0).history["step_size"]
-        for _ in range(10)
-    ]
-    np.testing.assert_allclose(np.ravel(sizes), expected, rtol=1e-10)
-    weights = np.concatenate([w.ravel() for w in model.get_weights()])
-    np.testing.assert_allclose(weights, solver.y, rtol=1e-10)
-
-
 def test_a_window_is_the_large_batch_to_float64(float64):
     x, y = RNG.normal(size=(8, 3)), RNG.normal(size=(8, 1))
     ends = []
@@ -224,5 +198,4 @@ def test_the_weights_of_batches_are_in_float64(reduction, float64):
         return model.get_weights()
 
     window = train(kc.optimizers.Accumulate(keras.optimizers.SGD(0.01), 3), 4)
-    for a, b in zip(window, train(keras.optimizers.SGD(0.01), 12), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-13)
+    assert_all_close(window, train(keras.optimizers.SGD(0.01), 12), rtol=1e-13)

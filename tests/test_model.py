@@ -1,4 +1,4 @@
-"""A plain optimizer under the mixin against `keras.Model`: the same weights and logs."""
+"""`Model` with a plain optimizer against `keras.Model`: the same weights and logs."""
 
 import keras
 import numpy as np
@@ -35,7 +35,7 @@ class WrittenOutStep(kc.Model):
         return {**metrics, "loss": loss}
 
 
-def fit(cls, optimizer, **compile_arguments):
+def model_and_logs(cls, optimizer, **compile_arguments):
     """Three epochs with dropout, batch normalisation, a regulariser, two outputs and weights."""
     keras.utils.set_random_seed(1)
     rng = np.random.default_rng(2)
@@ -73,7 +73,7 @@ def fit(cls, optimizer, **compile_arguments):
     return model, history.history
 
 
-def assert_same(ours, keras_model):
+def assert_same_weights_and_state(ours, keras_model):
     assert len(ours.weights) == len(keras_model.weights)
     for a, b in zip(ours.weights, keras_model.weights):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-6, rtol=0, err_msg=a.path)
@@ -84,32 +84,32 @@ def assert_same(ours, keras_model):
 @pytest.mark.parametrize("cls", [kc.Model, OwnStep])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_same_weights_and_logs(cls, optimizer):
-    expected, expected_logs = fit(keras.Model, OPTIMIZERS[optimizer]())
-    actual, logs = fit(cls, OPTIMIZERS[optimizer]())
-    assert_same(actual, expected)
+    expected, expected_logs = model_and_logs(keras.Model, OPTIMIZERS[optimizer]())
+    actual, logs = model_and_logs(cls, OPTIMIZERS[optimizer]())
+    assert_same_weights_and_state(actual, expected)
     assert set(logs) == set(expected_logs)
     for name in logs:
         np.testing.assert_allclose(logs[name], expected_logs[name], rtol=1e-5, err_msg=name)
 
 
 def test_the_mixin_hands_plain_steps_to_keras_to_the_bit():
-    expected, _ = fit(keras.Model, keras.optimizers.Adam(1e-2))
-    actual, _ = fit(kc.Model, keras.optimizers.Adam(1e-2))
+    expected, _ = model_and_logs(keras.Model, keras.optimizers.Adam(1e-2))
+    actual, _ = model_and_logs(kc.Model, keras.optimizers.Adam(1e-2))
     for a, b in zip(actual.weights, expected.weights):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
 def test_a_written_out_step_is_the_step_of_keras():
-    expected, _ = fit(keras.Model, keras.optimizers.Adam(1e-2))
-    actual, _ = fit(WrittenOutStep, keras.optimizers.Adam(1e-2))
-    assert_same(actual, expected)
+    expected, _ = model_and_logs(keras.Model, keras.optimizers.Adam(1e-2))
+    actual, _ = model_and_logs(WrittenOutStep, keras.optimizers.Adam(1e-2))
+    assert_same_weights_and_state(actual, expected)
 
 
 @pytest.mark.parametrize("arguments", [{"run_eagerly": True}, {"jit_compile": False}])
 def test_same_weights_uncompiled(arguments):
-    expected, _ = fit(keras.Model, keras.optimizers.Adam(1e-2), **arguments)
-    actual, _ = fit(OwnStep, keras.optimizers.Adam(1e-2), **arguments)
-    assert_same(actual, expected)
+    expected, _ = model_and_logs(keras.Model, keras.optimizers.Adam(1e-2), **arguments)
+    actual, _ = model_and_logs(OwnStep, keras.optimizers.Adam(1e-2), **arguments)
+    assert_same_weights_and_state(actual, expected)
 
 
 def test_accumulation_ema_and_clipping_of_the_plain_optimizer_stay():
@@ -123,6 +123,6 @@ def test_accumulation_ema_and_clipping_of_the_plain_optimizer_stay():
             gradient_accumulation_steps=2,
         )
 
-    expected, _ = fit(keras.Model, optimizer())
-    actual, _ = fit(OwnStep, optimizer())
-    assert_same(actual, expected)
+    expected, _ = model_and_logs(keras.Model, optimizer())
+    actual, _ = model_and_logs(OwnStep, optimizer())
+    assert_same_weights_and_state(actual, expected)

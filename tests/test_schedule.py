@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import keras_cool as kc
+from support.training import fit
 from support.ways_to_train import BACKEND, MODELS, WAYS
 
 Schedule = kc.callbacks.Schedule
@@ -21,9 +22,8 @@ def linear(cls=keras.Model, optimizer=None, loss="mse", **arguments):
     return model
 
 
-def fit(model, callback, epochs=4, **arguments):
-    arguments = {"shuffle": False, "verbose": 0, "batch_size": 4} | arguments
-    return model.fit(X, Y, epochs=epochs, callbacks=callback, **arguments).history
+def train_with(model, callbacks, epochs=4):
+    return fit(model, X, Y, batch_size=4, epochs=epochs, callbacks=callbacks)
 
 
 def descent(numbers, penalty=True):
@@ -49,7 +49,7 @@ def test_a_variable_of_the_loss_by_epoch(cls, way):
         return ops.square(prediction - y) + lamb * ops.square(prediction)
 
     model = linear(MODELS[cls], loss=loss, **WAYS[way])
-    logs = fit(model, [Schedule(lamb, lambda epoch: 0.1 if epoch < 2 else 0.01)])
+    logs = train_with(model, [Schedule(lamb, lambda epoch: 0.1 if epoch < 2 else 0.01)])
     np.testing.assert_allclose(logs["lamb"], [0.1, 0.1, 0.01, 0.01], rtol=1e-6)
     expected = descent([0.1] * 6 + [0.01] * 6)
     np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-5)
@@ -70,7 +70,9 @@ def test_an_attribute_of_the_loss_by_step(cls, way):
 
     loss = Penalised()
     model = linear(MODELS[cls], loss=loss, **WAYS[way])
-    logs = fit(model, [Schedule((loss, "weight"), lambda step: 0.1 + 0.01 * step, by="step")])
+    logs = train_with(
+        model, [Schedule((loss, "weight"), lambda step: 0.1 + 0.01 * step, by="step")]
+    )
     numbers = 0.1 + 0.01 * np.arange(12)
     np.testing.assert_allclose(logs["weight"], numbers[2::3], rtol=1e-6)
     np.testing.assert_allclose(model.get_weights()[0], descent(numbers), rtol=1e-5)
@@ -83,7 +85,7 @@ def test_the_momentum_by_step_from_a_table(cls, way):
     optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
     model = linear(MODELS[cls], optimizer, **WAYS[way])
     schedule = Schedule((model.optimizer, "momentum"), {2: 0.5, 7: 0.0, 9: 0.8}, by="step")
-    logs = fit(model, [schedule])
+    logs = train_with(model, [schedule])
     np.testing.assert_allclose(logs["momentum"], [0.5, 0.5, 0.0, 0.8], rtol=1e-6)
     expected = descent([0.9] * 2 + [0.5] * 5 + [0.0] * 2 + [0.8] * 3, penalty=False)
     np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-5)
@@ -94,9 +96,9 @@ def test_the_momentum_by_step_from_a_table(cls, way):
 def test_a_learning_rate_by_step_as_the_schedule_itself():
     cosine = keras.optimizers.schedules.CosineDecay(0.1, 12)
     expected = linear(optimizer=keras.optimizers.SGD(cosine))
-    fit(expected, [])
+    train_with(expected, [])
     model = linear()
-    logs = fit(model, [Schedule((model.optimizer, "learning_rate"), cosine, by="step")])
+    logs = train_with(model, [Schedule((model.optimizer, "learning_rate"), cosine, by="step")])
     np.testing.assert_allclose(model.get_weights()[0], expected.get_weights()[0], rtol=1e-5)
     assert logs["learning_rate"][-1] == pytest.approx(float(cosine(11)))
 
@@ -179,7 +181,7 @@ def test_prediction_and_evaluation_see_the_number_in_training_and_after():
             Schedule((layer, "scale"), {0: first, 1: first + 1}),
             Schedule(factor, {0: first, 1: first + 1}),
         ]
-        fit(model, [*callbacks, Look()], epochs=2)
+        train_with(model, [*callbacks, Look()], epochs=2)
         look(model)
     expected = [[n**2, n] for n in (1, 2, 3, 3, 4, 5, 5)]
     np.testing.assert_allclose(seen, expected, rtol=1e-6)
@@ -197,7 +199,7 @@ def test_a_last_window_is_finished_with_the_number_of_the_step():
     """Windows of 2 batches and of 1 in each epoch: an update outside of the compiled step."""
     inner = keras.optimizers.SGD(0.1, momentum=0.9)
     model = linear(kc.Model, kc.optimizers.Accumulate(inner, 2))
-    fit(model, [Schedule((inner, "momentum"), lambda t: 0.9 - 0.2 * t, by="step")], epochs=2)
+    train_with(model, [Schedule((inner, "momentum"), lambda t: 0.9 - 0.2 * t, by="step")], epochs=2)
     w, velocity = np.zeros((3, 1)), 0.0
     for i in range(4):
         x, y = (X[:8], Y[:8]) if i % 2 == 0 else (X[8:], Y[8:])
@@ -208,8 +210,8 @@ def test_a_last_window_is_finished_with_the_number_of_the_step():
 
 def test_a_momentum_that_a_schedule_has_taken_to_zero():
     model = linear(optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
-    fit(model, [Schedule((model.optimizer, "momentum"), {0: 0.0})], epochs=1)
-    logs = fit(model, [Schedule((model.optimizer, "momentum"), {0: 0.5})], epochs=1)
+    train_with(model, [Schedule((model.optimizer, "momentum"), {0: 0.0})], epochs=1)
+    logs = train_with(model, [Schedule((model.optimizer, "momentum"), {0: 0.5})], epochs=1)
     assert logs["momentum"] == [0.5]
 
 
@@ -220,8 +222,8 @@ def test_a_train_step_of_its_own_is_refused_before_training():
 
     model = linear(Own)
     with pytest.raises(ValueError, match="has a `train_step` of its own"):
-        fit(model, [Schedule((model.optimizer, "learning_rate"), {0: 0.5})])
-    assert "loss" in fit(model, [], epochs=1)
+        train_with(model, [Schedule((model.optimizer, "learning_rate"), {0: 0.5})])
+    assert "loss" in train_with(model, [], epochs=1)
 
 
 def optimizers():
@@ -236,7 +238,7 @@ def test_the_number_of_an_inner_optimizer(name):
     """By step it counts updates, as `iterations` does; the wrapper is looked through."""
     optimizer = optimizers()[name]
     model = linear(kc.Model, optimizer)
-    logs = fit(model, [Schedule((optimizer, "momentum"), lambda t: 0.05 * t, by="step")])
+    logs = train_with(model, [Schedule((optimizer, "momentum"), lambda t: 0.05 * t, by="step")])
     updates = int(optimizer.iterations)
     assert updates == (12 if name == "heun" else 4)
     assert logs["momentum"][-1] == pytest.approx(0.05 * (updates - 1), rel=1e-5)
@@ -253,12 +255,12 @@ def test_one_compilation(by):
         return ops.square(prediction - y) * lamb
 
     model = linear(loss=loss)
-    fit(model, [], epochs=1)  # which builds the loss
+    train_with(model, [], epochs=1)  # which builds the loss
     compilations.clear()
     schedule = Schedule(lamb, lambda count: 0.1 + 0.01 * count, by=by)
-    fit(model, [schedule], epochs=5)
+    train_with(model, [schedule], epochs=5)
     assert len(compilations) == 1
-    fit(model, [schedule], epochs=5)
+    train_with(model, [schedule], epochs=5)
     assert len(compilations) == 1  # the same callback, the same program
 
 
@@ -268,7 +270,7 @@ def test_resumed_training_goes_on_where_it_was(tmp_path):
         model = linear(optimizer=optimizer)
         target = (optimizer, "momentum")
         schedule = Schedule(target, lambda step: 0.9 - 0.05 * step, by="step")
-        logs = fit(model, [*callbacks, schedule], epochs)
+        logs = train_with(model, [*callbacks, schedule], epochs)
         return model.get_weights()[0], logs["momentum"]
 
     class Stop(keras.callbacks.Callback):
@@ -290,15 +292,15 @@ def test_an_interrupted_fit_leaves_nothing_behind():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(model, [Schedule((model.optimizer, "learning_rate"), interrupt)])
-    logs = fit(model, [])
+        train_with(model, [Schedule((model.optimizer, "learning_rate"), interrupt)])
+    logs = train_with(model, [])
     assert "learning_rate" not in logs and not model.step_hooks.callbacks
 
 
 def test_a_model_that_is_not_built_yet():
     model = keras.Sequential([keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss="mse", metrics=["mae"])
-    logs = fit(model, [Schedule((model.optimizer, "momentum"), {0: 0.5})])
+    logs = train_with(model, [Schedule((model.optimizer, "momentum"), {0: 0.5})])
     assert logs["loss"][-1] < logs["loss"][0] and logs["momentum"] == [0.5] * 4
 
 
@@ -351,7 +353,7 @@ def raising(epoch):
 def test_a_schedule_that_gives_no_number(schedule, error, message):
     model = linear()
     with pytest.raises(error, match=message) as caught:
-        fit(model, [Schedule((model.optimizer, "learning_rate"), schedule)])
+        train_with(model, [Schedule((model.optimizer, "learning_rate"), schedule)])
     if error is RuntimeError:
         assert caught.value.__notes__ == [
             "Raised by the schedule of Schedule(learning_rate) for epoch 0."
@@ -361,7 +363,7 @@ def test_a_schedule_that_gives_no_number(schedule, error, message):
 def test_a_number_that_the_step_never_reads():
     unused = keras.Variable(0.1, trainable=False, name="unused")
     with pytest.raises(ValueError, match=r"Schedule\(unused\) changes a number that the training"):
-        fit(linear(), [Schedule(unused, {0: 1.0})])
+        train_with(linear(), [Schedule(unused, {0: 1.0})])
 
 
 @pytest.mark.backend("jax", "tensorflow")
@@ -369,7 +371,7 @@ def test_an_attribute_that_the_step_never_reads():
     loss = keras.losses.Huber(delta=1.0)
     loss.unused = 3.0
     with pytest.raises(ValueError, match="the training step never reads"):
-        fit(linear(loss=loss), [Schedule((loss, "unused"), {0: 1.0})])
+        train_with(linear(loss=loss), [Schedule((loss, "unused"), {0: 1.0})])
 
 
 @pytest.mark.backend("jax", "tensorflow")
@@ -378,7 +380,7 @@ def test_an_attribute_that_python_reads_while_it_is_compiled():
     model = keras.Sequential([keras.Input((3,)), layer, keras.layers.Dense(1)])
     model.compile("sgd", loss="mse", run_eagerly=False)
     with pytest.raises((TypeError, AttributeError), match="GaussianDropout|Sequential") as caught:
-        fit(model, [Schedule((layer, "rate"), {0: 0.1})])
+        train_with(model, [Schedule((layer, "rate"), {0: 0.1})])
     assert "'rate' of GaussianDropout is scheduled" in caught.value.__notes__[0]
     assert layer.rate == 0.1
 
@@ -394,10 +396,15 @@ def test_an_attribute_that_is_compared_with_another_number():
     loss.bound = 3.0
     model = linear(loss=loss)
     if BACKEND == "torch":  # where it is a number in every step
-        assert fit(model, [Schedule((loss, "bound"), {0: 3.0, 2: 2.0})])["bound"] == [3, 3, 2, 2]
+        assert train_with(model, [Schedule((loss, "bound"), {0: 3.0, 2: 2.0})])["bound"] == [
+            3,
+            3,
+            2,
+            2,
+        ]
         return
     with pytest.raises(TypeError, match=r"'bound' of Clipped is compared with 2.5 in Python"):
-        fit(model, [Schedule((loss, "bound"), {0: 3.0})])
+        train_with(model, [Schedule((loss, "bound"), {0: 3.0})])
 
 
 def test_mixed_precision():
@@ -409,7 +416,7 @@ def test_mixed_precision():
         Schedule((layer, "rate"), {0: 0.0, 2: 0.25}),
         Schedule((model.optimizer, "momentum"), lambda t: 0.5 + 0.01 * t, by="step"),
     ]
-    logs = fit(model, callbacks)
+    logs = train_with(model, callbacks)
     assert np.isfinite(logs["loss"]).all() and logs["rate"] == [0, 0, 0.25, 0.25]
     assert model.layers[0].compute_dtype == "float16"
 
@@ -431,7 +438,7 @@ def test_an_integer_variable_takes_whole_numbers(kind):
         return ops.square(prediction - y) + ops.cast(number, "float32") * ops.square(prediction)
 
     model = linear(loss=loss)
-    assert fit(model, [Schedule(number, schedule, by=by)])["number"] == [1, 1, 3, 3]
+    assert train_with(model, [Schedule(number, schedule, by=by)])["number"] == [1, 1, 3, 3]
     np.testing.assert_allclose(model.get_weights()[0], descent([1] * 6 + [3] * 6), rtol=1e-5)
 
 
@@ -448,7 +455,7 @@ def test_an_integer_variable_takes_no_fraction(schedule, by):
     number = keras.Variable(1, dtype="int32", trainable=False, name="number")
     model = linear(loss=lambda y, p: (p - y) ** 2 * ops.cast(number, "float32"))
     with pytest.raises(TypeError, match="int32 and would cut it off"):
-        fit(model, [Schedule(number, schedule, by=by)])
+        train_with(model, [Schedule(number, schedule, by=by)])
 
 
 @pytest.mark.parametrize("cls", MODELS)
@@ -457,12 +464,12 @@ def test_two_schedules_of_one_number(cls):
     momentum, rate = (model.optimizer, "momentum"), (model.optimizer, "learning_rate")
     first, second = Schedule(momentum, {0: 0.5}), Schedule(momentum, {1: 0.9}, name="second")
     with pytest.raises(ValueError, match="another Schedule changes already"):
-        fit(model, [first, second])
+        train_with(model, [first, second])
     with pytest.raises(ValueError, match="another Schedule changes already"):
-        fit(model, [Schedule(rate, {0: 0.1}), Schedule(rate, {0: 0.2}, name="again")])
+        train_with(model, [Schedule(rate, {0: 0.1}), Schedule(rate, {0: 0.2}, name="again")])
     # The error leaves nothing behind: each of them works alone, and both on two numbers.
-    assert fit(model, [second], epochs=2)["second"] == pytest.approx([0.5, 0.9])
-    logs = fit(model, [first, Schedule(rate, {0: 0.1})], epochs=2)
+    assert train_with(model, [second], epochs=2)["second"] == pytest.approx([0.5, 0.9])
+    logs = train_with(model, [first, Schedule(rate, {0: 0.1})], epochs=2)
     assert logs["momentum"] == pytest.approx([0.5, 0.5])
 
 
@@ -475,8 +482,8 @@ def test_the_rates_of_a_multi_optimizer():
         Schedule((model.optimizer, "learning_rate"), {0: 0.1})
     one, other = (first, "learning_rate"), (second, "learning_rate")
     with pytest.raises(ValueError, match="would overwrite 'learning_rate'"):
-        fit(model, [Schedule(one, {0: 0.1}), Schedule(other, {0: 0.2})])
-    logs = fit(model, [Schedule(one, {0: 0.1}), Schedule(other, {0: 0.2}, name="second")])
+        train_with(model, [Schedule(one, {0: 0.1}), Schedule(other, {0: 0.2})])
+    logs = train_with(model, [Schedule(one, {0: 0.1}), Schedule(other, {0: 0.2}, name="second")])
     assert (logs["learning_rate"][-1], logs["second"][-1]) == pytest.approx((0.1, 0.2))
 
 
@@ -485,13 +492,13 @@ def test_a_name_that_the_logs_have_already():
     model = linear(loss=lambda y, p: (p - y) ** 2 * number, metrics=["mae"])
     for name in (None, "mae"):
         with pytest.raises(ValueError, match="would overwrite .* Give it another name"):
-            fit(model, [Schedule(number, {0: 1.0}, name=name)])
+            train_with(model, [Schedule(number, {0: 1.0}, name=name)])
     value = kc.callbacks.PythonMetric(lambda model: 0.0, "value")
     with pytest.raises(ValueError, match="would overwrite 'value'"):
-        fit(model, [value, Schedule(number, {0: 1.0}, name="value")])
+        train_with(model, [value, Schedule(number, {0: 1.0}, name="value")])
     # A learning rate is one, whoever has put it into the logs.
     rate = Schedule((model.optimizer, "learning_rate"), {0: 0.1})
-    logs = fit(model, [kc.callbacks.StepMonitor(1), rate])
+    logs = train_with(model, [kc.callbacks.StepMonitor(1), rate])
     assert logs["learning_rate"] == pytest.approx([0.1] * 4)
 
 
@@ -519,9 +526,11 @@ def test_a_number_of_a_second_optimizer_goes_by_its_updates():
     model.penalty.assign(0.0)
     schedule = Schedule((model.second, "momentum"), lambda t: 0.05 * t, by="step")
     with pytest.raises(ValueError, match=r"build it before `fit`: optimizer.build"):
-        fit(model, [schedule])  # with the momentum of its first step, 0, it would have no state
+        train_with(
+            model, [schedule]
+        )  # with the momentum of its first step, 0, it would have no state
     model.second.build(model.trainable_variables)
-    fit(model, [schedule])
+    train_with(model, [schedule])
     expected = descent(0.05 * np.arange(12), penalty=False)
     np.testing.assert_allclose(model.trainable_variables[0].numpy(), expected, rtol=1e-5)
 
@@ -531,10 +540,10 @@ def test_an_optimizer_that_counts_and_takes_no_step():
     model.second.build(model.trainable_variables)
     schedule = Schedule(model.penalty, {0: 0.5, 3: 0.1}, by="step")
     with pytest.warns(UserWarning, match="counts the updates of SGD, which made none in epoch 0"):
-        assert fit(model, [schedule])["penalty"] == pytest.approx([0.5] * 4)
+        assert train_with(model, [schedule])["penalty"] == pytest.approx([0.5] * 4)
     model.compile(optimizer=None)
     with pytest.raises(ValueError, match="compiled without one"):
-        fit(model, [schedule])
+        train_with(model, [schedule])
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["schedule-first", "schedule-last"])
@@ -545,16 +554,16 @@ def test_another_callback_that_changes_the_number_is_noticed(first):
         keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.01),
     ]
     with pytest.warns(UserWarning, match="another callback changes the same number"):
-        fit(model, callbacks if first else callbacks[::-1], epochs=2)
+        train_with(model, callbacks if first else callbacks[::-1], epochs=2)
 
 
 def test_an_argument_of_one_of_keras_own_losses():
     """Huber, as Keras computes it with the same numbers set from the start, epoch by epoch."""
     model, expected = linear(loss=keras.losses.Huber(0.5)), linear()
-    fit(model, [Schedule((model.loss, "delta"), {0: 0.1, 2: 3.0})])
+    train_with(model, [Schedule((model.loss, "delta"), {0: 0.1, 2: 3.0})])
     for delta in (0.1, 3.0):
         expected.compile(keras.optimizers.SGD(0.1), loss=keras.losses.Huber(delta))
-        fit(expected, [], epochs=2)
+        train_with(expected, [], epochs=2)
     np.testing.assert_allclose(model.get_weights()[0], expected.get_weights()[0], rtol=1e-5)
     assert float(model.loss([[10.0]], [[0.0]])) == pytest.approx(3.0 * (10.0 - 1.5))
 
@@ -588,7 +597,7 @@ def test_a_number_that_keras_would_refuse(by):
     rate = (lambda epoch: 1.5) if by == "epoch" else lambda step: 1.5 + 0 * step
     # By step PyTorch's own dropout refuses it before the epoch is over.
     with pytest.raises((ValueError, RuntimeError), match="between 0 and 1|p_in"):
-        fit(model, [Schedule((layer, "rate"), rate, by=by)])
+        train_with(model, [Schedule((layer, "rate"), rate, by=by)])
     assert layer.rate == 0.5
 
 
