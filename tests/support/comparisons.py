@@ -50,7 +50,7 @@ def everything(model):
 
 
 def assert_same_bits(values, expected):
-    """Of what `everything` gives."""
+    """`numpy.testing.assert_array_equal` for two results of `everything`."""
     assert values.keys() == expected.keys()
     for name, value in values.items():
         if name in ("python", "numpy"):

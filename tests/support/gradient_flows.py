@@ -152,7 +152,7 @@ class StepLogs(keras.callbacks.Callback):
 
 
 def train(model, problem, steps):
-    """Takes full-batch steps, all in one epoch; gives the logs of each."""
+    """Takes full-batch steps, all in one epoch; returns the logs of each."""
     callback = StepLogs()
     x, y = (np.tile(a, (steps, 1)) for a in (problem.x, problem.y))
     model.fit(x, y, batch_size=len(problem.x), shuffle=False, verbose=0, callbacks=[callback])
