@@ -6,7 +6,7 @@ What stock Keras passes in this environment has to pass here too, so stock runs 
 and no others: where none does, stock cannot pass more. Prints the counts of the runs and every test
 in which they differ; exits with 1 if one that stock passes does not pass. `--all-variants` runs all
 tests with stock too, and with the mixin where the steps are Keras' own; that those give the numbers
-of Keras is shown by `tests/test_same_as_keras.py`, and what else the mixin changes is in every run.
+of Keras is shown by `tests/test_model.py`, and what else the mixin changes is in every run.
 """
 
 import os
