@@ -28,6 +28,14 @@ from keras_cool.training.evaluation import Evaluation, Objective, rescale
 from keras_cool.training.fit_callbacks import as_numbers, with_own_callbacks
 from keras_cool.training.step import assign, check_no_overwriting, take_step
 from keras_cool.training.step_hooks import StepHooks
+from keras_cool.training.step_of_ones_own import (
+    check_bases,
+    check_gradients,
+    check_logs,
+    check_signature,
+    checked_variables,
+    with_aux,
+)
 
 BackendStep: Any = backend.train_step.BackendStep
 
@@ -60,16 +68,9 @@ class MultiGradientMixin(Compilation, BackendStep):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        if Trainer in cls.__mro__ and cls.__mro__.index(Trainer) < cls.__mro__.index(
-            MultiGradientMixin
-        ):
-            raise TypeError(
-                f"In the bases of {cls.__name__} the mixin has to come first, or Keras' own "
-                f"training step hides its: class {cls.__name__}(keras_cool.MultiGradientMixin, "
-                "keras.Model)."
-            )
+        check_bases(cls, MultiGradientMixin)
         if "multi_gradient_step" in vars(cls):
-            _check_signature(cls)
+            check_signature(cls)
 
     def multi_gradient_step(self, x, y, sample_weight):
         """Takes one training step on one batch. Override it to write a step of your own.
@@ -169,9 +170,9 @@ class MultiGradientMixin(Compilation, BackendStep):
                 "batch=(x, y)). With `batch=()` the loss is computed at once."
             )
         optimizer = optimizer or getattr(self, "optimizer", None)
-        variables = _checked_variables(variables, "value_and_grad")
+        variables = checked_variables(variables, "value_and_grad")
         objective = Objective(
-            _with_aux(loss_function, has_aux),
+            with_aux(loss_function, has_aux),
             loss=lambda *part: part[-1][0],
             aux=lambda outputs: outputs[1],
         )
@@ -201,17 +202,8 @@ class MultiGradientMixin(Compilation, BackendStep):
             TypeError: If `variables` are none, or `optimizer` is no Keras optimizer.
         """
         optimizer = self.optimizer if optimizer is None else optimizer
-        variables = _checked_variables(variables, "apply_gradients")
-        if len(gradients) != len(variables):
-            raise ValueError(
-                "`apply_gradients` takes one gradient for each variable, `None` where there is "
-                f"none. It was given {len(gradients)} gradients for {len(variables)} variables."
-            )
-        if not isinstance(optimizer, keras.optimizers.Optimizer):
-            raise TypeError(
-                "The `optimizer` of `apply_gradients` is a Keras optimizer, an attribute of the "
-                f"model. It was given {optimizer!r}."
-            )
+        variables = checked_variables(variables, "apply_gradients")
+        check_gradients(gradients, variables, optimizer)
         events = self.step_hooks.events
         with events.weights.counting(optimizer, variables):
             if optimizer is self.optimizer:
@@ -313,19 +305,7 @@ class MultiGradientMixin(Compilation, BackendStep):
         weights = BatchWeights(batch_size(x), weighs=not self._is_plain)
         with self.step_hooks.step(weights, optimizers_of(self)) as events:
             logs = self.multi_gradient_step(x, y, sample_weight)
-        if not isinstance(logs, dict):
-            raise TypeError(
-                f"`multi_gradient_step` of {type(self).__name__} has to return the logs: a "
-                "dictionary of names and scalar tensors, for example {'loss': loss}. It returned "
-                f"{logs!r} of type {type(logs).__name__}."
-            )
-        shape = getattr(logs.get("loss"), "shape", ())
-        if shape and len(shape):  # TensorFlow may not know it
-            raise ValueError(
-                f"The 'loss' that `multi_gradient_step` of {type(self).__name__} returned has the "
-                f"shape {tuple(shape)}, and has to be a scalar. Reduce it, for "
-                "example with keras.ops.mean."
-            )
+        check_logs(logs, type(self).__name__)
         if "loss" in logs and not events.has_tracked_loss:
             self._track_loss(logs["loss"], x)
             logs = {**logs, "loss": loss_tracker(self).result()}
@@ -414,35 +394,6 @@ class MultiGradientMixin(Compilation, BackendStep):
         self.step_hooks.events.has_tracked_loss = True
 
 
-def _with_aux(loss_function, has_aux):
-    def with_aux(*batch):
-        result = loss_function(*batch)
-        is_a_pair = isinstance(result, tuple | list) and len(result) == 2
-        if has_aux and not is_a_pair:
-            raise ValueError(
-                "With `has_aux=True` the loss function returns a pair, (loss, aux). It returned "
-                f"{result!r}. Return a pair, or drop `has_aux=True`."
-            )
-        if not has_aux and isinstance(result, tuple | list):
-            raise ValueError(
-                f"The loss function returned {len(result)} values, and has to return a scalar. "
-                "With `has_aux=True` it may return a pair, (loss, aux)."
-            )
-        return result if has_aux else (result, None)
-
-    return with_aux
-
-
-def _checked_variables(variables, method):
-    listed = list(variables) if isinstance(variables, list | tuple) else None
-    if listed is None or not all(isinstance(v, keras.Variable) for v in listed):
-        raise TypeError(
-            f"The `variables` of `{method}` are a list of keras.Variables, for example "
-            f"self.trainable_variables. It was given {variables!r}."
-        )
-    return listed
-
-
 def _no_scale(loss):
     return loss
 
@@ -452,14 +403,3 @@ def _as_tensor(leaf):
         return leaf
     dtype = keras.config.floatx() if leaf.dtype.kind == "f" else None  # as `fit` does
     return keras.ops.convert_to_tensor(leaf, dtype=dtype)
-
-
-def _check_signature(cls):
-    try:
-        inspect.signature(cls.multi_gradient_step).bind(None, None, None, None)
-    except TypeError as error:
-        raise TypeError(
-            f"`multi_gradient_step` of {cls.__name__} is called with the parts of a batch: def "
-            "multi_gradient_step(self, x, y, sample_weight). It was defined as "
-            f"multi_gradient_step{inspect.signature(cls.multi_gradient_step)}."
-        ) from error
