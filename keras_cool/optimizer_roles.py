@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_cool.keras_private import all_layers, holds_several
+from keras_cool.keras_private import all_layers, holds_several, is_trained_by
 
 
 class GradientEstimator:
@@ -104,6 +104,19 @@ class Accumulator:
     def step_logs(self):
         """Returns what a step adds to the logs: a dictionary of names and scalar tensors."""
         return {}
+
+
+def check_built_on(optimizer, variables):
+    """Raises a `ValueError` if there are variables that a built optimizer has no state for."""
+    unknown = [v.path for v in variables if optimizer.built and not is_trained_by(optimizer, v)]
+    if unknown:
+        name = type(optimizer).__name__
+        raise ValueError(
+            f"{name} was built on other variables than {unknown}, and has no state for "
+            "them: it has trained another model, or `trainable` was changed since. Make a "
+            f"new {name}, and compile the model with it; or build it on all variables that "
+            "it will ever train, before training: optimizer.build(variables)."
+        )
 
 
 def unwrap(optimizer):

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pathlib
+import pickle
 import re
 import signal
 import subprocess
@@ -619,6 +620,8 @@ def test_a_callback_in_the_step_of_a_plain_model_changes_nothing(callback, loss)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     model.compile(kc.optimizers.Accumulate(keras.optimizers.SGD(0.01), 3), loss=loss)
     model.fit(x, x[:, :1], callbacks=[kc.callbacks.StepMonitor()], **arguments)
-    assert type(copy.deepcopy(model)) is keras.Sequential  # a copy is as the model was made
+    for duplicate in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert type(duplicate) is keras.Sequential  # a copy is as the model was made
+        assert_all_equal(duplicate.get_weights(), model.get_weights())
     results, logs = train(callbacks, injected=True)
     assert results[6] > 8 and "skipped_steps" in logs  # the mixin by request

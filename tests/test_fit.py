@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import keras_cool as kc
-from support.comparisons import assert_all_close, assert_all_equal
+from support.comparisons import assert_all_close, assert_all_equal, assert_same_state
 from support.training import fit
 
 BACKEND = keras.backend.backend()
@@ -403,3 +403,38 @@ def test_control_flow_of_python_on_values_runs_eagerly(optimizer):
     assert {"loss", "mae"} <= set(logs)
     assert int(model.optimizer.iterations) == 2
     model.evaluate(X, Y, verbose=0)
+
+
+UNCOUNTED = {
+    "Heun": lambda: kc.optimizers.Heun("adam"),
+    "RungeKuttaChebyshev": lambda: kc.optimizers.RungeKuttaChebyshev(0.1, stages=3),
+    "RK23": lambda: kc.optimizers.RK23(0.1),
+    "Accumulate": lambda: kc.optimizers.Accumulate("adam", 2),
+    "Accumulate, carried": lambda: kc.optimizers.Accumulate("adam", 4, last_window="carry"),
+    "Accumulate, no mixin": lambda: kc.optimizers.Accumulate("adam", 2, last_window="carry"),
+}
+
+
+@pytest.mark.parametrize("name", UNCOUNTED)
+def test_data_of_unknown_length_end_as_others(name):
+    """TensorFlow learns in the compiled step that there is no further batch, and runs of this step
+    what does not depend on one: it would count, and draw seeds."""
+    x = np.random.default_rng(0).normal(size=(24, 3)).astype("float32")
+    plain = name.endswith("no mixin")
+
+    def trained(known):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((3,))
+        hidden = inputs if plain else keras.layers.Dropout(0.3, seed=1)(inputs)
+        model = (keras.Model if plain else kc.Model)(inputs, keras.layers.Dense(1)(hidden))
+        model.compile(UNCOUNTED[name](), loss="mse")
+        for _ in range(3):
+            batches = ((x[i : i + 8], x[i : i + 8, :1]) for i in range(0, 24, 8))
+            data = (x, x[:, :1]) if known else (batches,)
+            model.fit(*data, batch_size=8 if known else None, shuffle=False, verbose=0)
+        return model
+
+    expected, model = trained(known=True), trained(known=False)
+    assert_same_state(model, expected)
+    for a, b in zip(model.variables, expected.variables, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)

@@ -138,6 +138,16 @@ def test_a_layer_unfrozen_with_the_same_optimizer(wrap, again):
     assert np.abs(second.get_weights()[0] - before).max() > 0
 
 
+def test_a_layer_unfrozen_with_the_same_optimizer_and_micro_batches():
+    model, _first, second = two_layers()
+    model.compile(keras.optimizers.Adam(0.01), loss="mse", microbatch_size=4)
+    model.fit(X, Y, verbose=0)
+    second.trainable = True
+    model.compile(model.optimizer, loss="mse", microbatch_size=4)
+    with pytest.raises(ValueError, match=r"Adam was built on other.*Make a new Adam"):
+        model.fit(X, Y, verbose=0)
+
+
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=list(WRAPPERS))
 def test_one_inner_optimizer_for_two_models(wrap):
     adam = keras.optimizers.Adam(0.01)

@@ -193,6 +193,18 @@ class Accumulate(OptimizerWrapper, Accumulator):
         pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
         present = [v for _, v in pairs]
         self._check_gradients(present, given)
+        with backend.updates.after([g for g, _ in pairs]):
+            self._take_in(batch, given, pairs)
+
+    def _take_in(self, batch, given, pairs):
+        """Takes in the gradients of a call, and updates if its batch fills the window.
+
+        Args:
+            batch: The `Batch` that they are of.
+            given: List of the variables that the call is for.
+            pairs: List of pairs of a gradient and its variable.
+        """
+        present = [v for _, v in pairs]
         gradients, weight = backend.updates.of_all_replicas([g for g, _ in pairs], batch.weight)
         taken = None
         if self.non_finite == "skip_batch":

@@ -4,7 +4,7 @@ import inspect
 
 import keras
 
-from keras_cool.keras_private import is_trained_by
+from keras_cool.optimizer_roles import check_built_on
 from keras_cool.saved_seeds import SavedSeeds
 
 
@@ -60,17 +60,7 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
             variables: List of the `keras.Variable`s to train.
         """
         for optimizer in (self, self.inner_optimizer):
-            if not optimizer.built:
-                continue
-            unknown = [v.path for v in variables if not is_trained_by(optimizer, v)]
-            if unknown:
-                name = type(optimizer).__name__
-                raise ValueError(
-                    f"{name} was built on other variables than {unknown}, and has no state for "
-                    "them: it has trained another model, or `trainable` was changed since. Make a "
-                    f"new {name}, and compile the model with it; or build it on all variables that "
-                    "it will ever train, before training: optimizer.build(variables)."
-                )
+            check_built_on(optimizer, variables)
 
     def save_seeds_of(self, model):
         """Saves the random seeds of `model` with this optimizer from now on.

@@ -92,10 +92,11 @@ def _with_mixin(cls):
 
 def _reduce(model, cls):
     """Copies and pickles a model by way of the class it was."""
-    if model._is_plain:
-        return cls.__reduce__(model)
     rebuild, arguments = cls.__reduce__(model)
-    return _rebuild_injected, (getattr(cls, rebuild.__name__), arguments, model.microbatch_size)
+    rebuild = getattr(cls, rebuild.__name__)  # not the method of a class made on the fly
+    if model._is_plain:
+        return rebuild, arguments
+    return _rebuild_injected, (rebuild, arguments, model.microbatch_size)
 
 
 def _rebuild_injected(rebuild, arguments, microbatch_size):

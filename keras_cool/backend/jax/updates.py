@@ -1,5 +1,6 @@
 """JAX: updates that stay in the state of the step, and what holds for all replicas."""
 
+import contextlib
 import warnings
 
 import jax
@@ -35,6 +36,11 @@ def _apply_stateless(optimizer, gradients, variables):
         [*all_variables, *optimizer.variables], [*new_variables, *new_state], strict=True
     ):
         variable.assign(value)
+
+
+def after(tensors):
+    """Returns the context of what is not to run where the tensors cannot be computed: any."""
+    return contextlib.nullcontext()
 
 
 def apply_if(condition, update, *values):

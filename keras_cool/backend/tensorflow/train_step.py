@@ -2,6 +2,9 @@
 
 import contextlib
 
+import tensorflow as tf
+
+from keras_cool.backend.tensorflow.updates import after
 from keras_cool.keras_private import (
     ModelBase,
     distribution_strategy,
@@ -30,7 +33,8 @@ class BackendStep(ModelBase):
         elif distribution_strategy(self) is None:
             # Of a model that a callback has given the mixin since Keras looked whether to build it.
             symbolic_build(self, data_batch=data)
-        return self.run_step(data)
+        with after(tf.nest.flatten(data, expand_composites=True)):
+            return self.run_step(data)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Keras defers building to the first trace; inside an evaluation no variable can be made.

@@ -8,6 +8,20 @@ def apply(optimizer, gradients, variables):
     optimizer.apply(gradients, variables)
 
 
+def after(tensors):
+    """Returns the context of what is not to run where the tensors cannot be computed.
+
+    Keras takes the batch inside of the compiled step. At the end of data of unknown length there is
+    none, and the rest of the step, what does not depend on it, would run all the same: counts and
+    seeds would go on.
+
+    Args:
+        tensors: List of tensors, those of a batch or gradients; what is no tensor is left out.
+    """
+    parts = [t.values if isinstance(t, tf.IndexedSlices) else t for t in tensors]
+    return tf.control_dependencies([t for t in parts if tf.is_tensor(t)])
+
+
 def apply_if(condition, update, *values):
     """Runs `update(*values)` if the scalar `condition` is true."""
     if tf.__internal__.distribute.strategy_supports_no_merge_call():

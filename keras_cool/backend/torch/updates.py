@@ -1,5 +1,6 @@
 """PyTorch: updates under a condition."""
 
+import contextlib
 import sys
 
 import torch
@@ -10,6 +11,11 @@ from keras_cool.keras_private import in_stateless_scope
 def apply(optimizer, gradients, variables):
     """Lets the optimizer update the variables."""
     optimizer.apply(gradients, variables)
+
+
+def after(tensors):
+    """Returns the context of what is not to run where the tensors cannot be computed: any."""
+    return contextlib.nullcontext()
 
 
 def apply_if(condition, update, *values):
