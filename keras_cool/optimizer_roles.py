@@ -10,11 +10,8 @@ from keras_cool.keras_private import all_layers, holds_several, is_trained_by
 class GradientEstimator:
     """The role of an optimizer that needs gradients at several points to take one step.
 
-    A step calls the methods from `check_variables` to `count`, in their order.
+    A step calls the methods from `estimate_gradient` to `count`, in their order.
     """
-
-    def check_variables(self, variables):
-        """Raises a `ValueError` if there are variables that the optimizer has no state for."""
 
     def estimate_gradient(self, evaluate, point):
         """Returns the gradient to apply: a list of tensors shaped like `point`."""
@@ -107,16 +104,18 @@ class Accumulator:
 
 
 def check_built_on(optimizer, variables):
-    """Raises a `ValueError` if there are variables that a built optimizer has no state for."""
-    unknown = [v.path for v in variables if optimizer.built and not is_trained_by(optimizer, v)]
-    if unknown:
-        name = type(optimizer).__name__
-        raise ValueError(
-            f"{name} was built on other variables than {unknown}, and has no state for "
-            "them: it has trained another model, or `trainable` was changed since. Make a "
-            f"new {name}, and compile the model with it; or build it on all variables that "
-            "it will ever train, before training: optimizer.build(variables)."
-        )
+    """Raises a `ValueError` if there are variables that an optimizer, or one inside it, was not
+    built on and has no state for."""
+    for inner in chain(unwrap(optimizer)):
+        unknown = [v.path for v in variables if inner.built and not is_trained_by(inner, v)]
+        if unknown:
+            name = type(inner).__name__
+            raise ValueError(
+                f"{name} was built on other variables than {unknown}, and has no state for "
+                "them: it has trained another model, or `trainable` was changed since. Make a "
+                f"new {name}, and compile the model with it; or build it on all variables that "
+                "it will ever train, before training: optimizer.build(variables)."
+            )
 
 
 def unwrap(optimizer):

@@ -59,8 +59,7 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
         Args:
             variables: List of the `keras.Variable`s to train.
         """
-        for optimizer in (self, self.inner_optimizer):
-            check_built_on(optimizer, variables)
+        check_built_on(self, variables)
 
     def save_seeds_of(self, model):
         """Saves the random seeds of `model` with this optimizer from now on.

@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 from keras_cool import backend
-from keras_cool.keras_private import OverlayScope, holds_several
-from keras_cool.optimizer_roles import GradientEstimator, accumulators, check_built_on, unwrap
+from keras_cool.keras_private import OverlayScope
+from keras_cool.optimizer_roles import GradientEstimator, accumulators, check_built_on
 
 
 class SingleGradient(GradientEstimator):
@@ -64,9 +64,7 @@ def take_step(model, evaluation, method):
             model.apply_gradients(gradients, variables)
         return evaluation.logs
 
-    if not holds_several(unwrap(model.optimizer)):
-        check_built_on(unwrap(model.optimizer), variables)
-    method.check_variables(variables)
+    check_built_on(model.optimizer, variables)
     with OverlayScope() as scope:
         estimate = _checked_estimate(method, method.estimate_gradient(evaluation, point), point)
         estimate = [e.value if isinstance(e, keras.Variable) else e for e in estimate]

@@ -91,6 +91,9 @@ class RK23(AdaptiveMethod):
         full_batch: Boolean, whether every step sees the same batch. Defaults to `False`.
         name: String or `None`, the name of the optimizer. Defaults to `"rk23"`.
 
+    Raises:
+        ValueError, TypeError: As `RungeKutta`.
+
     Reference:
         Bogacki and Shampine, 1989, "A 3(2) pair of Runge-Kutta formulas", section 2.
     """
@@ -137,6 +140,9 @@ class RK45(AdaptiveMethod):
         max_rejections: Integer, how often a rejected step is tried again. Defaults to 10.
         full_batch: Boolean, whether every step sees the same batch. Defaults to `False`.
         name: String or `None`, the name of the optimizer. Defaults to `"rk45"`.
+
+    Raises:
+        ValueError, TypeError: As `RungeKutta`.
 
     Reference:
         Dormand and Prince, 1980, "A family of embedded Runge-Kutta formulae", table 2; Hairer,
@@ -218,6 +224,9 @@ class Tsit5(AdaptiveMethod):
         max_rejections: Integer, how often a rejected step is tried again. Defaults to 10.
         full_batch: Boolean, whether every step sees the same batch. Defaults to `False`.
         name: String or `None`, the name of the optimizer. Defaults to `"tsit5"`.
+
+    Raises:
+        ValueError, TypeError: As `RungeKutta`.
 
     Reference:
         Tsitouras, 2011, "Runge-Kutta pairs of order 5(4) satisfying only the first column

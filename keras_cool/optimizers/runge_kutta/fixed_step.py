@@ -47,6 +47,9 @@ class Heun(FixedStepMethod):
             `MultiGradientOptimizer`.
         name: String or `None`, the name of the optimizer. Defaults to `"heun"`.
 
+    Raises:
+        ValueError, TypeError: As `MultiGradientOptimizer`.
+
     Reference:
         Heun, 1900, "Neue Methoden zur approximativen Integration der Differentialgleichungen einer
         unabhängigen Veränderlichen"; Hairer, Nørsett and Wanner, 1993, "Solving Ordinary
@@ -77,6 +80,9 @@ class Midpoint(FixedStepMethod):
             `MultiGradientOptimizer`.
         name: String or `None`, the name of the optimizer. Defaults to `"midpoint"`.
 
+    Raises:
+        ValueError, TypeError: As `MultiGradientOptimizer`.
+
     Reference:
         Runge, 1895, "Ueber die numerische Auflösung von Differentialgleichungen"; Hairer, Nørsett
         and Wanner, 1993, "Solving Ordinary Differential Equations I", section II.1.
@@ -106,6 +112,9 @@ class Ralston(FixedStepMethod):
         optimizer: A learning rate, a schedule, a Keras optimizer or the name of one, as for
             `MultiGradientOptimizer`.
         name: String or `None`, the name of the optimizer. Defaults to `"ralston"`.
+
+    Raises:
+        ValueError, TypeError: As `MultiGradientOptimizer`.
 
     Reference:
         Ralston, 1962, "Runge-Kutta methods with minimum error bounds".
@@ -138,6 +147,9 @@ class RK4(FixedStepMethod):
         optimizer: A learning rate, a schedule, a Keras optimizer or the name of one, as for
             `MultiGradientOptimizer`.
         name: String or `None`, the name of the optimizer. Defaults to `"rk4"`.
+
+    Raises:
+        ValueError, TypeError: As `MultiGradientOptimizer`.
 
     Reference:
         Kutta, 1901, "Beitrag zur näherungsweisen Integration totaler Differentialgleichungen";
