@@ -3,9 +3,11 @@
 from keras_cool import callbacks, optimizers
 from keras_cool.float64 import enable_float64
 from keras_cool.gradients import value_and_grad
+from keras_cool.gradients.reversal import reverse_gradient
 from keras_cool.training.inject import inject
 from keras_cool.training.mixin import MultiGradientMixin
 from keras_cool.training.model import Model
+from keras_cool.training.residuals import squared_residuals
 from keras_cool.version import __version__
 
 optimizers.MultiGradientOptimizer._inject = staticmethod(inject)
@@ -18,5 +20,7 @@ __all__ = [
     "enable_float64",
     "inject",
     "optimizers",
+    "reverse_gradient",
+    "squared_residuals",
     "value_and_grad",
 ]

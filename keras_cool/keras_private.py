@@ -1,6 +1,8 @@
 """All that is borrowed from Keras' private API; `tests/test_keras_private.py` guards each piece."""
 
+import copy
 import functools
+import itertools
 import sys
 import threading
 from types import FrameType
@@ -12,12 +14,18 @@ from keras.src.backend.common.global_state import get_global_attribute, set_glob
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 from keras.src.losses import loss as keras_loss
+from keras.src.losses import losses as keras_losses
 from keras.src.losses.loss import apply_mask
 from keras.src.losses.loss import unscale_loss_for_distribution as unscaled_for_replicas
 from keras.src.models.functional import Functional
 from keras.src.models.model import functional_init_arguments
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+from keras.src.regularizers import regularizers as keras_regularizers
 from keras.src.saving.keras_saveable import KerasSaveable
+from keras.src.trainers.data_adapters import data_adapter_utils
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+from keras.src.trainers.data_adapters.generator_data_adapter import GeneratorDataAdapter
+from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
 # Keras' own trainer of the backend in use: the class right below `keras.Model` that has `fit`.
 Trainer = next(base for base in keras.Model.__bases__ if "fit" in vars(base))
@@ -207,6 +215,57 @@ class ReducingLosses:
         return reduce(cls._keras_reduction, *arguments)
 
 
+class SquaringLosses:
+    """A context in which the losses and regularisers of Keras square by a function of one's own.
+
+    It holds for the thread that entered it, as `ReducingLosses` does.
+
+    Args:
+        square: A function of a tensor, in place of `keras.ops.square`.
+    """
+
+    _keras_ops = keras_losses.ops
+    _modules = (keras_losses, keras_regularizers)
+    _local = threading.local()
+    _lock = threading.Lock()
+    _entered = 0
+
+    def __init__(self, square):
+        self._square = square
+
+    def __enter__(self):
+        self._outer = getattr(self._local, "square", None)
+        self._local.square = self._square
+        with self._lock:
+            SquaringLosses._entered += 1
+            for module in self._modules:
+                module.ops = self._ops
+
+    def __exit__(self, *exception):
+        self._local.square = self._outer
+        with self._lock:
+            SquaringLosses._entered -= 1
+            if not SquaringLosses._entered:
+                for module in self._modules:
+                    module.ops = self._keras_ops
+
+    @classmethod
+    def square(cls, x):
+        """Squares a tensor as the innermost context of this thread does."""
+        return (getattr(cls._local, "square", None) or cls._keras_ops.square)(x)
+
+    class _Ops:
+        """The `keras.ops` of these modules, with another `square`."""
+
+        def __getattr__(self, name):
+            return getattr(SquaringLosses._keras_ops, name)
+
+        def square(self, x):
+            return SquaringLosses.square(x)
+
+    _ops = _Ops()
+
+
 def promote_to_float64():
     """Ends Keras' cast of float64 results down to float32, for the whole process.
 
@@ -308,6 +367,73 @@ def running_fit():
             return callbacks, iterator
         frame = frame.f_back
     return None
+
+
+def is_validation(arguments):
+    """Whether it is `fit` that calls `evaluate` with these keyword arguments."""
+    return bool(arguments.get("_use_cached_eval_dataset"))
+
+
+def call_in_order(callbacks):
+    """Lets a `CallbackList` call its callbacks after a batch at once, and not from a thread beside
+    the next step, as it does with a single callback that is not in a list."""
+    callbacks._async_train = False
+
+
+def can_be_read_again(epoch_iterator):
+    """Whether the data of a `fit` can be read once more: those of a Python generator cannot."""
+    return not isinstance(epoch_iterator.data_adapter, GeneratorDataAdapter)
+
+
+def batches_again(epoch_iterator):
+    """An iterable of the batches of an epoch of `fit`, read anew, beside the reading of `fit`.
+
+    Arrays are shuffled as `fit` does it, with the random generators of the process. On TensorFlow
+    they come from the host: reading the dataset of `fit` once more would change the order in which
+    that goes on. The batches of a `PyDataset` come in their order, without its workers.
+    """
+    adapter, count = epoch_iterator.data_adapter, epoch_iterator.num_batches
+    if isinstance(adapter, (ArrayDataAdapter, PyDatasetAdapter)):
+        epoch_iterator = copy.copy(epoch_iterator)
+        epoch_iterator.data_adapter = _OnHost(adapter)
+        if hasattr(epoch_iterator, "_distributed_dataset"):
+            epoch_iterator._distributed_dataset = epoch_iterator.data_adapter.get_numpy_iterator()
+    return itertools.islice(epoch_iterator._get_iterator(), count)
+
+
+class _OnHost:
+    """Reads arrays, or a `PyDataset` one batch after another."""
+
+    def __init__(self, adapter):
+        self._adapter = adapter
+
+    def get_numpy_iterator(self):
+        return self._read("get_numpy_iterator")
+
+    def get_jax_iterator(self):
+        return self._read("get_jax_iterator")
+
+    def get_torch_dataloader(self):
+        return self._read("get_torch_dataloader")
+
+    def _read(self, method):
+        if isinstance(self._adapter, ArrayDataAdapter):
+            return getattr(self._adapter, method)()
+        return getattr(data_adapter_utils, method)(self._batches())
+
+    def _batches(self):
+        data, count = self._adapter.py_dataset, self._adapter.num_batches
+        for i in itertools.count() if count is None else range(count):
+            yield self._adapter._standardize_batch(data[i])
+
+
+def own_generators(epoch_iterator):
+    """The generators of PyTorch that a `DataLoader` given to `fit` has for itself."""
+    loader = getattr(epoch_iterator.data_adapter, "_dataloader", None)
+    samplers = [getattr(loader, name, None) for name in ("sampler", "batch_sampler")]
+    samplers += [getattr(sampler, "sampler", None) for sampler in samplers]
+    found = [getattr(holder, "generator", None) for holder in (loader, *samplers)]
+    return list({id(g): g for g in found if hasattr(g, "get_state")}.values())
 
 
 def unseeded_generator():
@@ -450,6 +576,9 @@ __all__ = [
     "all_layers",
     "apply_mask",
     "batch_size",
+    "batches_again",
+    "call_in_order",
+    "can_be_read_again",
     "distribution_strategy",
     "eager_build",
     "forward",
@@ -462,6 +591,7 @@ __all__ = [
     "infinity_norm",
     "is_seed_state",
     "is_trained_by",
+    "is_validation",
     "largest_second_moment",
     "learning_rate_schedule",
     "learning_rate_variable",
@@ -469,6 +599,7 @@ __all__ = [
     "mean_gradient",
     "moving_average",
     "optimizer_of",
+    "own_generators",
     "promote_to_float64",
     "promotes_to_float64",
     "running_fit",

@@ -43,12 +43,21 @@ class GradientEstimator:
         return False
 
     @property
+    def has_learning_rate(self):
+        """Whether it has a learning rate, which callbacks may set."""
+        return True
+
+    @property
     def embedded_error(self):
         """The error of the last step, where 1 is the tolerance: a scalar tensor, or `None`."""
         return None
 
     def end_epoch(self):
-        """Looks at what the method did in an epoch, at its end; warns where it is of little use."""
+        """Looks at what the method did in an epoch, at its end; warns where it is of little use.
+
+        Returns:
+            Why training is to stop, a sentence, or `None`.
+        """
 
 
 class Batch(NamedTuple):
@@ -136,6 +145,12 @@ def gradient_estimator(optimizer):
     """Returns the `GradientEstimator` that `optimizer` is or wraps, or `None`."""
     optimizer = unwrap(optimizer)
     return optimizer if isinstance(optimizer, GradientEstimator) else None
+
+
+def has_learning_rate(optimizer):
+    """Whether an optimizer has a learning rate, which callbacks may set."""
+    method = gradient_estimator(optimizer)
+    return method is None or method.has_learning_rate
 
 
 def accumulator(optimizer):

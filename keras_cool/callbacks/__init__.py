@@ -8,8 +8,10 @@ from keras_cool.callbacks.learning_rate_finder import LearningRateFinder
 from keras_cool.callbacks.python_metric import PythonMetric
 from keras_cool.callbacks.rescue import Rescue
 from keras_cool.callbacks.schedule import Schedule
+from keras_cool.callbacks.slow_weights import SlowWeights
 from keras_cool.callbacks.step_monitor import StepMonitor
 from keras_cool.callbacks.trajectory import Trajectory
+from keras_cool.callbacks.weight_averaging import WeightAveraging
 from keras_cool.optimizers import schedules
 from keras_cool.training.finish_window import FinishWindow
 
@@ -43,6 +45,8 @@ __all__ = [
     "PythonMetric",
     "Rescue",
     "Schedule",
+    "SlowWeights",
     "StepMonitor",
     "Trajectory",
+    "WeightAveraging",
 ]

@@ -49,6 +49,8 @@ class AccumulationSchedule(keras.callbacks.Callback):
         Size", section 3.
     """
 
+    acts_on_training_weights = True  # before other weights are swapped in
+
     def __init__(self, schedule):
         super().__init__()
         _check(schedule)

@@ -91,6 +91,8 @@ class LearningRateFinder(keras.callbacks.Callback):
         (Howard and Gugger, 2020, "Fastai: a layered API for deep learning").
     """
 
+    acts_on_training_weights = True  # before other weights are swapped in
+
     suggestion: float | None
     _state: TrainingState | None
     _is_over: bool

@@ -123,6 +123,8 @@ class Rescue(keras.callbacks.Callback):
         back to an earlier state and on with other batches, against spikes of the loss.
     """
 
+    acts_on_training_weights = True  # before other weights are swapped in
+
     rescues: list
     gave_up: bool
     _candidate: KeptState | None

@@ -14,6 +14,7 @@ from keras_cool.optimizer_roles import (
     accumulator,
     accumulators,
     gradient_estimator,
+    has_learning_rate,
     unwrap,
     with_learning_rates,
 )
@@ -28,7 +29,8 @@ class StepMonitor(StepCallback):
     For the gradient \(g\) that the optimizer was given, of all variables together, the weights
     \(p\) before and \(p'\) after the step:
 
-    - `gradient_norm`: \(|g|\), before clipping;
+    - `gradient_norm`: \(|g|\), before clipping; of a method such as `LBFGS`, which takes many
+      iterations, that of the first;
     - `update_norm`: \(|p' - p|\), and `update_ratio`: \(|p' - p| / |p|\), which in a training that
       goes well is of the order of 0.001;
     - `weight_norm`: \(|p|\), and the optimizer's `learning_rate` (`learning_rate_1`,
@@ -244,7 +246,8 @@ class StepMonitor(StepCallback):
         self._reports.append(report)
 
     def _rates(self):
-        rates = [_number(o.learning_rate) for o in with_learning_rates(self._optimizer)]
+        optimizers = filter(has_learning_rate, with_learning_rates(self._optimizer))
+        rates = [_number(o.learning_rate) for o in optimizers]
         if len(rates) == 1:
             return {"learning_rate": rates[0]}
         return {f"learning_rate_{i + 1}": rate for i, rate in enumerate(rates)}

@@ -2,7 +2,11 @@
 
 from keras_cool.optimizers import schedules
 from keras_cool.optimizers.accumulate import Accumulate
+from keras_cool.optimizers.games import Extragradient, OptimisticGradient
+from keras_cool.optimizers.gauss_newton import LevenbergMarquardt
+from keras_cool.optimizers.lookahead import Lookahead
 from keras_cool.optimizers.multi_gradient_optimizer import MultiGradientOptimizer
+from keras_cool.optimizers.quasi_newton import BFGS, LBFGS, SSBroyden
 from keras_cool.optimizers.runge_kutta import (
     RK4,
     RK23,
@@ -15,18 +19,27 @@ from keras_cool.optimizers.runge_kutta import (
     Tableau,
     Tsit5,
 )
+from keras_cool.optimizers.sharpness import SAM
 
 __all__ = [
+    "BFGS",
+    "LBFGS",
     "RK4",
     "RK23",
     "RK45",
+    "SAM",
     "Accumulate",
+    "Extragradient",
     "Heun",
+    "LevenbergMarquardt",
+    "Lookahead",
     "Midpoint",
     "MultiGradientOptimizer",
+    "OptimisticGradient",
     "Ralston",
     "RungeKutta",
     "RungeKuttaChebyshev",
+    "SSBroyden",
     "Tableau",
     "Tsit5",
     "schedules",

@@ -28,12 +28,12 @@ class MultiGradientOptimizer(OptimizerWrapper, GradientEstimator):
 
     >>> import keras
     >>> import keras_cool as kc
-    >>> class Extragradient(kc.optimizers.MultiGradientOptimizer):
+    >>> class GradientAhead(kc.optimizers.MultiGradientOptimizer):
     ...     def estimate_gradient(self, evaluate, point):
     ...         loss, gradients = evaluate(point)
     ...         loss, gradients = evaluate(self.trial_point(point, gradients))
     ...         return gradients
-    >>> optimizer = Extragradient("adam")
+    >>> optimizer = GradientAhead("adam")
     >>> round(float(optimizer.learning_rate), 4)
     0.001
 

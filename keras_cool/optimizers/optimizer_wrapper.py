@@ -1,9 +1,11 @@
 """`OptimizerWrapper`: base of the optimizers that let an ordinary Keras optimizer take the step."""
 
 import inspect
+import zlib
 
 import keras
 
+from keras_cool.keras_private import variable_index, variable_layout
 from keras_cool.optimizer_roles import check_built_on
 from keras_cool.saved_seeds import SavedSeeds
 
@@ -137,20 +139,48 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
         inner = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects)
         return cls(**{**config, "optimizer": inner})
 
+    def _slots(self, variables, name):
+        """Makes a variable for each of those to train, of its shape, dtype and layout: zeros."""
+        return [
+            self.add_variable(
+                shape=v.shape,
+                initializer="zeros",
+                dtype=v.dtype,
+                aggregation="only_first_replica",
+                layout=variable_layout(v),
+                name=f"{v.path.replace('/', '_')}_{name}",
+            )
+            for v in variables
+        ]
+
+    def _slots_of(self, slots, variables):
+        """Those of the slots that are for `variables`."""
+        return [slots[variable_index(self, v)] for v in variables]
+
     def _counter(self, name):
         return self.add_variable(
             shape=(), dtype="int32", aggregation="only_first_replica", name=name
         )
 
 
+def code_of_variables(optimizer, variables):
+    """Returns a whole number that tells these of the variables of an optimizer from others."""
+    places = [variable_index(optimizer, v) for v in variables]
+    return zlib.crc32(repr(places).encode()) % 2**31
+
+
 def _check_first_argument(cls, args, kwargs):
     """Raises a `TypeError` for Keras' own name of the argument, and where it is missing."""
     parameters = inspect.signature(cls.__init__).parameters
-    optimizer = parameters.get("optimizer")
-    if optimizer is None or args or "optimizer" in kwargs:
-        missing = False
-    else:
-        missing = optimizer.default is inspect.Parameter.empty
+    if "optimizer" not in parameters:  # as of L-BFGS, which takes the step itself
+        if "learning_rate" in kwargs:
+            raise TypeError(
+                f"{cls.__name__} has no learning rate: {cls.LENGTH}. Make it without that "
+                f"argument: {cls.__name__}()."
+            )
+        return
+    is_given = bool(args) or "optimizer" in kwargs
+    missing = not is_given and parameters["optimizer"].default is inspect.Parameter.empty
     renamed = "learning_rate" in kwargs and "learning_rate" not in parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     if missing or (renamed and not takes_any):

@@ -4,6 +4,8 @@ from keras import ops
 
 from keras_cool import backend
 from keras_cool.keras_private import moving_average, optimizer_of, slots
+from keras_cool.optimizer_roles import chain
+from keras_cool.optimizers.lookahead import Lookahead
 
 
 class Untouched:
@@ -11,7 +13,8 @@ class Untouched:
 
     What is compiled cannot leave a variable out by what it computes. It is given a gradient of
     zeros, and put back after the update. The moving average of its weights goes on as that of any
-    other variable that does not move, and takes their place when it does for the others.
+    other variable that does not move, and takes their place when it does for the others; so do the
+    slow weights of `Lookahead`.
 
     Args:
         optimizer: The Keras optimizer, before its update.
@@ -20,14 +23,19 @@ class Untouched:
     """
 
     def __init__(self, optimizer, variable, condition):
-        optimizer = optimizer_of(optimizer, variable)
+        optimizers = [optimizer_of(o, variable) for o in chain(optimizer)]
+        applying = optimizers[-1]
         self._condition = condition
-        self._variables = [variable, *slots(optimizer, variable)]
+        self._variables = [variable, *slots(applying, variable)]
         self._values = [v.value + 0 for v in self._variables]  # + 0: a copy
-        average = moving_average(optimizer, variable)
+        average = moving_average(applying, variable)
         if average is not None:
-            self._values[0], updated = _averaged(optimizer, average, self._values[0])
+            self._values[0], updated = _averaged(applying, average, self._values[0])
             self._variables.append(average)
+            self._values.append(updated)
+        for lookahead in (o for o in reversed(optimizers) if isinstance(o, Lookahead)):
+            slow, self._values[0], updated = lookahead.followed(variable, self._values[0])
+            self._variables.append(slow)
             self._values.append(updated)
 
     def put_back(self):

@@ -1,6 +1,8 @@
 """Gradients of a loss at any point, without moving a variable: `Evaluation`."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple
 
 from keras import ops
@@ -19,6 +21,7 @@ from keras_cool.training.loss_shares import (
     UnknownSumError,
 )
 from keras_cool.training.microbatches import Part, in_microbatches, take_apart
+from keras_cool.training.residuals import linearised
 
 
 class Objective(NamedTuple):
@@ -84,6 +87,10 @@ class Evaluation:
         self.weight = BatchWeight()
         self.missing = [True] * len(variables)
         self.count = 0
+        self.observed = None  # what callbacks are shown as the gradients, if not the estimate
+        self.end = (
+            None  # the point that the step is to lead to, if `p - rate * estimate` is too rough
+        )
         self._objective = objective
         self._batch = batch
         self._scale_loss = scale_loss
@@ -105,10 +112,25 @@ class Evaluation:
         gradients = [densify(g, p) for g, p in zip(gradients, point, strict=True)]
         return backend.updates.sum_over_replicas(loss, gradients)
 
-    def of_replica(self, point):
+    def of_each_part(self, point, displace):
+        """Returns `(loss, gradients)`, with each micro-batch's gradients taken at a point of its
+        own: two evaluations. The loss is that at `point`.
+
+        Args:
+            point: List of tensors shaped like the variables.
+            displace: A function `displace(point, gradients)` that returns the point at which the
+                gradients of a micro-batch count. `gradients` are its own at `point`, dense tensors,
+                times its share of the samples. On replicas each has micro-batches of its own.
+        """
+        loss, gradients = self.of_replica(point, displace)
+        self.count += 1
+        gradients = [densify(g, p) for g, p in zip(gradients, point, strict=True)]
+        return backend.updates.sum_over_replicas(loss, gradients)
+
+    def of_replica(self, point, displace=None):
         """Returns `(loss, gradients)` of this replica, as the backend makes them, some `None`."""
         with self._random_numbers, OverlayScope() as scope:
-            part = self._compute(point)
+            part = self._compute(point, partial(self._part, displace=displace), like=point)
         gradients = unscale(part.gradients, self._scale_loss)
         if part.measured:
             self._tell(part.measured, gradients)
@@ -124,9 +146,47 @@ class Evaluation:
         the ones kept.
         """
         with self._random_numbers, OverlayScope() as scope:
-            part = self._compute(point, differentiate=False)
+            part = self._compute(point, partial(self._part, differentiate=False))
         self._keep_first(part, scope.updates)
         return backend.updates.sum_over_replicas(part.loss, [])[0]
+
+    def of_residuals(self, point, reduce, like, check):
+        """Returns what a function gives of the residuals at `point`, a list of tensors, added up
+        over micro-batches and replicas. An evaluation has to stand before it.
+
+        The loss is the sum of the squares of the residuals, those that it squares by
+        `squared_residuals` or by the losses and regularisers of Keras.
+
+        Args:
+            point: List of tensors shaped like the variables.
+            reduce: A function `reduce(residuals, jacobian)` of a vector and of the matrix of its
+                derivatives by the entries of the point, one after another.
+            like: List of tensors shaped like what it returns.
+            check: A function of the number of residuals, or `None` if that is not known, and of the
+                number of entries of the point. It is called before the Jacobian is computed.
+
+        Raises:
+            ValueError: If the loss has no residuals, or other terms than their squares.
+        """
+
+        def part(point, batch, losses, share):
+            def loss(squaring):
+                losses.begin_again()
+                with squaring:
+                    loss = self._loss_of(batch, losses)[0]
+                return loss if share is None else loss * ops.cast(share, loss.dtype)
+
+            sums = reduce(*linearised(loss, self.variables, point, check))
+            return Part(ops.zeros(()), None, None, sums, losses.weight._replace(divisor=None), [])
+
+        with self._random_numbers, OverlayScope():
+            sums = self._compute(point, part, like).gradients
+        return backend.updates.sum_over_replicas(ops.zeros(()), sums)[1]
+
+    @property
+    def is_whole(self):
+        """Whether the batch is computed at once, and by one replica."""
+        return self._microbatch_size is None and backend.updates.number_of_replicas() == 1
 
     def while_loop(self, cond, body, loop_vars):
         """Returns `keras.ops.while_loop` of a flat sequence of tensors, as a list.
@@ -171,24 +231,31 @@ class Evaluation:
         present = backend.updates.gradients_of_all_replicas(present)
         self._events.microbatches([m * replicas for m in measured], parts, samples, present)
 
-    def _compute(self, point, differentiate=True):
-        """Returns the `Part` that is the whole batch."""
+    def _compute(self, point, part, like=()):
+        """Returns the `Part` that is the whole batch.
+
+        Args:
+            point: List of tensors.
+            part: A function `part(point, batch, losses, share)` that returns the `Part` of one
+                micro-batch, or of the whole batch: `share=None`.
+            like: Tensors shaped like the gradients.
+        """
         try:
-            return self._computed(point, differentiate)
+            return self._computed(point, part, like)
         except UnknownSumError:
             self._kinds.have_sums = True
         except UnknownNormaliserError:
             if self._kinds.have_normalisers:
                 raise
             self._kinds.have_normalisers = True
-        return self._compute(point, differentiate)
+        return self._compute(point, part, like)
 
-    def _computed(self, point, differentiate):
+    def _computed(self, point, part, like):
         if self._microbatch_size is None:
             is_alone = isinstance(self._window_share, float)  # then a sum is what it is
             sums = ALL if is_alone else self._sums_of_samples(point)
             losses = LossShare(1.0, window_share=self._window_share, sums=sums)
-            return self._part(point, self._batch, losses, None, differentiate)
+            return part(point, self._batch, losses, None)
 
         tensors, pack = take_apart(self._batch)
         totals = self._normalisers(point, tensors, pack) if self._kinds.have_normalisers else []
@@ -196,19 +263,18 @@ class Evaluation:
 
         def compute(microbatch, share):
             losses = LossShare(share, totals, self._window_share, sums)
-            return self._part(point, microbatch, losses, share, differentiate)
+            return part(point, microbatch, losses, share)
 
         return in_microbatches(
             compute,
             tensors,
             pack,
             self._microbatch_size,
-            like=point if differentiate else [],
+            like=like,
             are_rows=lambda: self._sample_dimensions(point).of_aux,
         )
 
-    def _part(self, point, batch, losses, share, differentiate):
-        """Returns the `Part` of one micro-batch, or of the whole batch: `share=None`."""
+    def _part(self, point, batch, losses, share, differentiate=True, displace=None):
 
         def objective():
             loss, outputs = self._loss_of(batch, losses)
@@ -216,20 +282,29 @@ class Evaluation:
             return self._scale_loss(weighted), (loss, outputs, losses.weight.divisor)
 
         if differentiate:
-            (_, results), gradients = value_and_grad_at(objective, self.variables)(point)
+            gradients_at = value_and_grad_at(objective, self.variables)
+            repeatable = backend.snapshots.SameRandomNumbers() if displace else nullcontext()
+            with repeatable, OverlayScope() as scope:
+                (_, results), gradients = gradients_at(point)
         else:
             with OverlayScope(zip(self.variables, point, strict=True)) as scope:
                 scope.keeps_assigned = KEEPS_ASSIGNED
                 (_, results), gradients = objective(), []
             self._others_read.update(scope.others_read)
-            for variable, value in scope.updates:
-                variable.assign(value)
         loss, outputs, divisor = results
         is_first = self.loss is None
         _, _, summarise, aux = self._objective
         measured = []
         if share is not None and differentiate and is_first and self._events is not None:
             measured = self._events.measured(gradients, share)
+        if displace is not None:
+            gradients = [densify(g, p) for g, p in zip(gradients, point, strict=True)]
+            moved = displace(point, unscale(gradients, self._scale_loss))
+            losses.begin_again()
+            with repeatable, OverlayScope():  # of which nothing is kept
+                _, gradients = gradients_at(moved)
+        for variable, value in scope.updates:
+            variable.assign(value)
         return Part(
             loss,
             None if aux is None else aux(outputs),

@@ -90,7 +90,9 @@ def _fewer(a, b):
     """The smaller one of the lengths of two tensors, or `None` where they are known to be equal."""
     if a.shape[0] is not None and a.shape[0] == b.shape[0]:
         return None
-    return ops.minimum(ops.shape(a)[0], ops.shape(b)[0])
+    lengths = ops.shape(a)[0], ops.shape(b)[0]
+    # On JAX `ops.minimum` of two integers would be traced, and no bound of a slice.
+    return min(lengths) if all(isinstance(n, int) for n in lengths) else ops.minimum(*lengths)
 
 
 def _wrapped(number):

@@ -31,6 +31,8 @@ class FinishWindow(keras.callbacks.Callback):
         ValueError: When training begins, if the model's optimizer does not accumulate.
     """
 
+    acts_on_training_weights = True  # before other weights are swapped in
+
     def __init__(self):
         super().__init__()
         self._was_given = True

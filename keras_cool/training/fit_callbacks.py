@@ -27,12 +27,23 @@ class EpochCounts(keras.callbacks.Callback):
     """Puts what a model counts (`model.step_counts()`) into the logs of each epoch.
 
     It comes before the callbacks that read them, and after `FinishWindow`, whose update counts.
+    Training stops where the method of the steps says why it is over.
+
+    Args:
+        verbose: Whether to write that too.
     """
+
+    def __init__(self, verbose):
+        super().__init__()
+        self.verbose = verbose
 
     def on_epoch_end(self, epoch, logs=None):
         method = gradient_estimator(self.model.optimizer)
-        if method is not None:
-            method.end_epoch()
+        reason = None if method is None else method.end_epoch()
+        if reason is not None:
+            self.model.stop_training = True
+            if self.verbose:
+                sys.stdout.write(f"\nEpoch {epoch + 1}: {reason}\n")
         if logs is not None:
             for name, value in self.model.step_counts().items():
                 logs.setdefault(name, value)
@@ -124,7 +135,7 @@ def with_own_callbacks(callbacks, accumulates, verbose):
     """
     is_list = isinstance(callbacks, keras.callbacks.CallbackList)
     given = callbacks.callbacks if is_list else keras.tree.flatten(callbacks) if callbacks else []
-    before = [EpochCounts()]
+    before = [EpochCounts(verbose)]
     place = next((i + 1 for i, c in enumerate(given) if isinstance(c, FinishWindow)), 0)
     if accumulates and not place:
         before.insert(0, FinishWindow.of_every_model())

@@ -73,16 +73,20 @@ class LossShare:
     """
 
     def __init__(self, share, totals=None, window_share=1.0, sums=None):
-        self.normalisers = []
-        self.shapes_of_sums = []
-        self._divisor = None
         self._are_of_samples = sums
-        self._divisor_is_of_a_layer = False
-        self._reductions = 0
-        self._sums = 0
         self._share = share
         self._totals = totals
         self._window_share = window_share
+        self.begin_again()
+
+    def begin_again(self):
+        """Forgets the losses met: those of the part are computed once more."""
+        self.normalisers = []
+        self.shapes_of_sums = []
+        self._divisor = None
+        self._divisor_is_of_a_layer = False
+        self._reductions = 0
+        self._sums = 0
 
     def correcting(self):
         """Returns the context in which the losses of the part are computed."""

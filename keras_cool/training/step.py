@@ -69,7 +69,8 @@ def take_step(model, evaluation, method):
         estimate = _checked_estimate(method, method.estimate_gradient(evaluation, point), point)
         estimate = [e.value if isinstance(e, keras.Variable) else e for e in estimate]
     finite = backend.updates.all_finite(estimate)
-    model.step_hooks.events.gradients(estimate, variables, of_all_replicas=True)
+    observed = estimate if evaluation.observed is None else evaluation.observed
+    model.step_hooks.events.gradients(observed, variables, of_all_replicas=True)
     replicas = backend.updates.number_of_replicas()
     if replicas > 1:  # whose gradients `apply` is going to add up
         estimate = [g / replicas for g in estimate]
@@ -92,6 +93,10 @@ def take_step(model, evaluation, method):
 
     def apply(gradients):
         method.apply_estimate(lambda: model._apply(model.optimizer, gradients, variables))
+        if evaluation.end is not None:
+            assign(
+                (v, _constrained(v, end)) for v, end in zip(variables, evaluation.end, strict=True)
+            )
 
     def update(values, gradients):
         assign(zip(held_variables, values, strict=True))
@@ -109,6 +114,12 @@ def assign(updates):
     """Assigns each variable its value: `updates` are pairs of the two."""
     for variable, value in updates:
         variable.assign(value)
+
+
+def _constrained(variable, value):
+    """What a Keras optimizer makes of a new value of a variable."""
+    constraint = getattr(variable, "constraint", None)
+    return value if constraint is None else constraint(value)
 
 
 def check_no_overwriting(variables):

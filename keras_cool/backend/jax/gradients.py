@@ -25,6 +25,19 @@ def value_and_grad(objective, scope_at, tensors):
     return value, aux, [g if i in reached else None for i, g in enumerate(gradients)]
 
 
+def jacobian(function, vector, rows):
+    """Returns `(value, aux, jacobian)` of `function(vector) -> (value, aux)`, by reverse mode.
+
+    Args:
+        function: Such a function, whose value is a vector, and aux a nest of tensors.
+        vector: Vector.
+        rows: Integer, how many rows of the Jacobian are computed at a time.
+    """
+    value, pull_back, aux = jax.vjp(function, vector, has_aux=True)
+    basis = jnp.eye(value.shape[0], dtype=value.dtype)
+    return value, aux, jax.lax.map(lambda row: pull_back(row)[0], basis, batch_size=rows)
+
+
 def densify(gradient, tensor):
     """Returns `gradient` as a tensor: zeros like `tensor` where it is `None`."""
     return jnp.zeros_like(tensor) if gradient is None else gradient

@@ -1,10 +1,12 @@
-"""JAX: one compiled loop over micro-batches, and loops that run until a condition holds."""
+"""JAX: one compiled loop over micro-batches, loops that run until a condition holds, and sums over
+batches."""
 
 import jax
 import jax.numpy as jnp
 import keras
 
 from keras_cool.backend.jax.convolutions import canonical_convolutions
+from keras_cool.keras_private import OverlayScope
 
 
 def scalar_of_microbatch_if(condition, function, dtype):
@@ -99,3 +101,39 @@ def _join(chunks, tail, devices):
     if tail is not None:
         joined = jnp.concatenate([joined, tail.reshape(devices, -1, *shape)], axis=1)
     return joined.reshape(-1, *shape)
+
+
+class SumsOverBatches:
+    """Adds up what a function gives for each batch of a pass over the data, outside of a step.
+
+    It is compiled where the steps of the model are. What it assigns to variables of the model holds
+    for the batches after it, and is the caller's to put back: on JAX it is gone after the pass.
+
+    Args:
+        function: A function of the inputs of a batch that returns a list of tensors.
+        model: The Keras model that it calls, built. Variables that come to be later are constants.
+    """
+
+    def __init__(self, function, model):
+        # Two groups: what the function assigns comes back, and the weights need not.
+        self._fixed = list(model.trainable_variables)
+        self._state = list(model.non_trainable_variables)
+
+        def step(fixed, state, inputs):
+            mapping = [*zip(self._fixed, fixed, strict=True), *zip(self._state, state, strict=True)]
+            with OverlayScope(mapping) as scope:
+                sums = function(inputs)
+            return sums, [scope.get_current_value(v) for v in self._state]
+
+        is_compiled = model.jit_compile and not model.run_eagerly
+        self._step = jax.jit(step) if is_compiled else step
+
+    def __call__(self, batches):
+        """The sums over an iterable of batches as `fit` has them; `None` if there are none."""
+        fixed, state = [v.value for v in self._fixed], [v.value for v in self._state]
+        sums = None
+        for batch in batches:
+            inputs, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+            more, state = self._step(fixed, state, inputs)
+            sums = more if sums is None else [a + b for a, b in zip(sums, more, strict=True)]
+        return sums

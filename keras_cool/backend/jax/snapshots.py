@@ -80,3 +80,26 @@ def random_state():
 
 def set_random_state(state):
     """Puts back what `random_state` gave."""
+
+
+def running_mean(mean, variables, count):
+    """The mean of the values that variables have had, the present ones as the last of `count`.
+
+    In float32 at least, laid out over the devices as `copies`. Outside of a step. The tensors are
+    new ones, and are never written to.
+
+    Args:
+        mean: What it returned for the values before, or `None`: there are none.
+        variables: List of variables.
+        count: Integer, the number of values in the mean.
+    """
+    values = copies(variables)
+    if mean is None:
+        return [v.astype(jnp.promote_types(v.dtype, jnp.float32)) for v in values]
+    return _mean_with(mean, values, count)
+
+
+@jax.jit
+def _mean_with(mean, values, count):
+    pairs = zip(mean, values, strict=True)
+    return [m + (v.astype(m.dtype) - m) / jnp.asarray(count, m.dtype) for m, v in pairs]

@@ -88,6 +88,7 @@ class BackendStep(ModelBase):
                 raise
             except BaseException:
                 _put_back(self._groups.of_state, state)
+                self._jax_state_synced = True  # an earlier state is not to take its place
                 raise
 
         return keeping_state

@@ -31,6 +31,20 @@ def value_and_grad(objective, scope_at, tensors):
                 return value, aux, assigned.joined(gradients)
 
 
+def jacobian(function, vector, rows):
+    """Returns `(value, aux, jacobian)` of `function(vector) -> (value, aux)`, by reverse mode.
+
+    Args: As in `keras_cool/backend/jax/gradients.py`.
+    """
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        vector = tf.identity(vector)
+        tape.watch(vector)
+        value, aux = function(vector)
+    zero = tf.UnconnectedGradients.ZERO
+    rows = tape.jacobian(value, vector, unconnected_gradients=zero, parallel_iterations=rows)
+    return value, aux, rows
+
+
 def _sum(a, b):
     return tf.convert_to_tensor(a) + tf.convert_to_tensor(b)
 

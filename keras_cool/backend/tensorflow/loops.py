@@ -1,8 +1,12 @@
-"""TensorFlow: graph loops over micro-batches, and loops that run until a condition holds."""
+"""TensorFlow: graph loops over micro-batches, loops that run until a condition holds, and sums over
+batches."""
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_cool.backend.tensorflow.updates import number_of_replicas
+from keras_cool.keras_private import distribution_strategy
 
 
 def scalar_of_microbatch_if(condition, function, dtype):
@@ -104,3 +108,49 @@ def _share(count, samples):
 def _joined(stacked, output):
     """`(microbatches, size, ...)` as `(microbatches * size, ...)`."""
     return tf.reshape(stacked, tf.concat([[-1], tf.shape(output)[1:]], 0))
+
+
+class SumsOverBatches:
+    """Adds up what a function gives for each batch of a pass over the data, outside of a step.
+
+    Args: As in `keras_cool/backend/jax/loops.py`.
+    """
+
+    def __init__(self, function, model):
+        strategy = distribution_strategy(model)
+        self._replicas = 1 if strategy is None else strategy.num_replicas_in_sync
+        self._strategy, self._whole = strategy, None
+
+        def step(inputs):
+            if self._replicas == 1:
+                return function(inputs)
+            sums = strategy.run(function, args=(inputs,))
+            return [strategy.reduce(tf.distribute.ReduceOp.SUM, s, axis=None) for s in sums]
+
+        self._step = step if model.run_eagerly else tf.function(step, reduce_retracing=True)
+
+    def __call__(self, batches):
+        """The sums over an iterable of batches as `fit` has them; `None` if there are none."""
+        sums = self._whole = None
+        for batch in batches:
+            inputs, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+            more = self._step(self._of_replicas(inputs))
+            sums = more if sums is None else [a + b for a, b in zip(sums, more, strict=True)]
+        return sums
+
+    def _of_replicas(self, inputs):
+        """The inputs, those from the host dealt out over the replicas as `tf.data` does it."""
+        leaves = [leaf for leaf in keras.tree.flatten(inputs) if leaf is not None]
+        if self._replicas == 1 or not all(isinstance(leaf, np.ndarray) for leaf in leaves):
+            return inputs
+        self._whole = self._whole or len(leaves[0])  # the last batch may have less
+        size = -(-self._whole // self._replicas)
+
+        def part(context):
+            start = size * context.replica_id_in_sync_group
+            of_replica = slice(start, start + size)
+            return keras.tree.map_structure(
+                lambda x: x if x is None else tf.convert_to_tensor(x[of_replica]), inputs
+            )
+
+        return self._strategy.experimental_distribute_values_from_function(part)

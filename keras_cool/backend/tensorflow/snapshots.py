@@ -67,3 +67,15 @@ def random_state():
 def set_random_state(state):
     """Puts back what `random_state` gave."""
     tf.random.get_global_generator().state.assign(state)
+
+
+def running_mean(mean, variables, count):
+    """The mean of the values that variables have had, the present ones as the last of `count`.
+
+    Args, returns: As in `keras_cool/backend/jax/snapshots.py`.
+    """
+    values = copies(variables)
+    if mean is None:
+        return [tf.cast(v, tf.float32) if v.dtype.size < 4 else v for v in values]
+    pairs = zip(mean, values, strict=True)
+    return [m + (tf.cast(v, m.dtype) - m) / tf.cast(count, m.dtype) for m, v in pairs]

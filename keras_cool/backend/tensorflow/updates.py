@@ -94,8 +94,14 @@ def sum_over_replicas(loss, gradients):
     context = tf.distribute.get_replica_context()
     if number_of_replicas() == 1 or context is None:
         return loss, gradients
-    loss, *gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, [loss, *gradients])
-    return loss, gradients
+    tensors = [loss, *gradients]
+    for dtype in dict.fromkeys(t.dtype for t in tensors):  # it joins those that it is given
+        places = [i for i, t in enumerate(tensors) if t.dtype == dtype]
+        of_dtype = [tensors[i] for i in places]
+        sums = context.all_reduce(tf.distribute.ReduceOp.SUM, of_dtype)
+        for i, total in zip(places, sums, strict=True):
+            tensors[i] = total
+    return tensors[0], tensors[1:]
 
 
 def accumulate(variables, tensors, scale, fresh, places):

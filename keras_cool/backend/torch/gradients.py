@@ -31,6 +31,29 @@ def value_and_grad(objective, scope_at, tensors):
     return value, aux, gradients
 
 
+def jacobian(function, vector, rows):
+    """Returns `(value, aux, jacobian)` of `function(vector) -> (value, aux)`, by reverse mode.
+
+    Args: As in `keras_cool/backend/jax/gradients.py`.
+    """
+    with torch.enable_grad():
+        leaf = vector.detach().requires_grad_()
+        value, aux = function(leaf)
+        basis = torch.eye(len(value), dtype=value.dtype, device=value.device)
+        parts = [_rows(value, leaf, part) for part in basis.split(rows)]
+    value, aux = tree.map_structure(_detach, (value, aux))
+    return value, aux, torch.cat(parts)
+
+
+def _rows(value, leaf, basis):
+    if not value.requires_grad:
+        return leaf.new_zeros(len(basis), len(leaf))
+    (rows,) = torch.autograd.grad(
+        value, leaf, basis, retain_graph=True, is_grads_batched=True, materialize_grads=True
+    )
+    return rows
+
+
 def _transformed(objective, scope_at, tensors):
     """The same inside `torch.vmap` (`keras.ops.vectorized_map`) and other transforms of
     `torch.func`, where no tensor can be told to require gradients; zeros stand for `None`."""

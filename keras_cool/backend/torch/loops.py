@@ -1,6 +1,10 @@
-"""PyTorch: Python loops over micro-batches, and loops that run until a condition holds."""
+"""PyTorch: Python loops over micro-batches, loops that run until a condition holds, and sums over
+batches."""
+
+from numbers import Number
 
 import keras
+import numpy as np
 import torch
 
 
@@ -11,8 +15,20 @@ def scalar_of_microbatch_if(condition, function, dtype):
 
 
 def while_loop(cond, body, loop_vars):
-    """`keras.ops.while_loop`."""
-    return keras.ops.while_loop(cond, body, loop_vars)
+    """`keras.ops.while_loop`; numbers of Python and arrays of NumPy stay such."""
+    if any(isinstance(v, Number | np.ndarray) for v in loop_vars):
+        return _steered_by_numbers(cond, body, loop_vars)
+    return _loop(cond, body, [keras.ops.convert_to_tensor(v) for v in loop_vars])
+
+
+def _loop(cond, body, loop_vars):
+    while cond(*loop_vars):
+        loop_vars = body(*loop_vars)
+    return loop_vars
+
+
+# `torch.compile` would compile it anew for every number.
+_steered_by_numbers = torch.compiler.disable(_loop)
 
 
 def over_microbatches(body, initial_state, batch, size):
@@ -38,3 +54,24 @@ def _add(sums, more, in_place):
         sums[i] = sums[i].add_(more[i]) if in_place else sums[i] + more[i]
         more[i] = None  # not a gradient longer in memory than need be
     return sums
+
+
+class SumsOverBatches:
+    """Adds up what a function gives for each batch of a pass over the data, outside of a step.
+
+    Args: As in `keras_cool/backend/jax/loops.py`.
+    """
+
+    def __init__(self, function, model):
+        self._function, self._model = function, model
+
+    def __call__(self, batches):
+        """The sums over an iterable of batches as `fit` has them; `None` if there are none."""
+        sums = None
+        self._model.train()  # as `fit` does, for layers that ask for the mode
+        with torch.no_grad():
+            for batch in batches:
+                inputs, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+                more = self._function(inputs)
+                sums = more if sums is None else [a + b for a, b in zip(sums, more, strict=True)]
+        return sums

@@ -99,3 +99,15 @@ def _tensor(variable):
 
 def separate(variables):
     """Nothing to do: an assignment copies."""
+
+
+def running_mean(mean, variables, count):
+    """The mean of the values that variables have had, the present ones as the last of `count`.
+
+    Args, returns: As in `keras_cool/backend/jax/snapshots.py`.
+    """
+    values = copies(variables)
+    if mean is None:
+        return [v.to(torch.promote_types(v.dtype, torch.float32)) for v in values]
+    pairs = zip(mean, values, strict=True)
+    return [m + (v.to(m.dtype) - m) / count for m, v in pairs]

@@ -4,7 +4,7 @@ import keras
 
 from keras_cool import backend
 from keras_cool.keras_private import learning_rate_schedule, velocities
-from keras_cool.optimizer_roles import chain, optimizers_of, with_learning_rates
+from keras_cool.optimizer_roles import chain, has_learning_rate, optimizers_of, with_learning_rates
 
 
 @keras.saving.register_keras_serializable(package="keras_cool")
@@ -41,8 +41,14 @@ def rated_optimizers(model):
 
 
 def checked_rates(optimizers, callback):
-    """Raises a `ValueError` if a learning rate is a function, which has no value to change."""
+    """Raises a `ValueError` if there is no learning rate, or it is a function, which has no value
+    to change."""
     for optimizer in optimizers:
+        if not has_learning_rate(optimizer):
+            raise ValueError(
+                f"{type(callback).__name__} changes the learning rate, and "
+                f"{type(optimizer).__name__} has none. Train without the callback."
+            )
         schedule = learning_rate_schedule(optimizer)
         if schedule is None or _is_schedule(schedule):
             continue

@@ -69,6 +69,9 @@ class SavedState(KerasSaveable):
         finally:
             SavedState._are_read = True
 
+    def __reduce__(self):
+        return object.__new__, (type(self),), vars(self)  # as any object; Keras wants a config
+
     def _obj_type(self):
         return "Loss"  # one of the kinds of object that Keras knows how to walk through
 

@@ -14,7 +14,7 @@ from keras_cool.keras_private import (
     learning_rate_variable,
     loss_arguments,
 )
-from keras_cool.optimizer_roles import accumulators, chain
+from keras_cool.optimizer_roles import accumulators, chain, has_learning_rate
 
 _USAGE = (
     "Schedule takes a scalar keras.Variable, or a pair of an object and the name of its attribute: "
@@ -253,6 +253,10 @@ def _that_has(optimizer, name):
 
 
 def _learning_rate(optimizer):
+    if not has_learning_rate(optimizer):
+        raise ValueError(
+            f"{type(optimizer).__name__} has no learning rate to schedule. Schedule another number."
+        )
     inner = chain(optimizer)[-1]
     if holds_several(inner):
         raise ValueError(

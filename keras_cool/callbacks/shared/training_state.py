@@ -5,6 +5,7 @@ import numpy as np
 
 from keras_cool import backend
 from keras_cool.callbacks.shared.files import replacing
+from keras_cool.callbacks.shared.state_of_average import StateOfAverage
 from keras_cool.optimizer_roles import optimizers_of
 from keras_cool.training.step import SingleGradient
 
@@ -15,7 +16,8 @@ class TrainingState:
     It is made of the weights, the state of layers and their random seeds, the variables of the
     optimizers, the metrics, and on PyTorch the buffers of wrapped modules: every bit of them, in
     the dtype they have, on each replica, laid out over the devices as they are. Variables that came
-    to be later stay as they are when it is put back.
+    to be later stay as they are when it is put back. An average of the weights that a callback
+    keeps goes back too; it is on the devices in any case.
 
     Args:
         model: A Keras model with its optimizer, neither within a step. On JAX its variables hold
@@ -26,6 +28,8 @@ class TrainingState:
 
     def __init__(self, model, path=None):
         self._variables = variables_of(model)
+        averages = [v for v in vars(model).values() if isinstance(v, StateOfAverage)]
+        self._averages = [(average, average.keep()) for average in averages]
         self._path = path
         if path is None:
             self._copies = backend.snapshots.copies(self._variables)
@@ -45,6 +49,8 @@ class TrainingState:
 
     def put_back(self):
         """Assigns to every variable the value that it had. It may be called again."""
+        for average, kept in self._averages:
+            average.put_back(kept)
         if self._path is None:
             backend.snapshots.assign_copies(self._variables, self._copies)
             return

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 
-from keras_cool.keras_private import running_fit
+from keras_cool.keras_private import is_validation, running_fit
 
 
 class WhenFitFails:
@@ -29,18 +29,21 @@ class WhenFitFails:
             if name.startswith("on_"):
                 self._watch(callbacks, name)
         self._watch(model, "train_function")
+        self._watch(model, "evaluate", is_concerned=is_validation)
         self._watch(iterator, "catch_stop_iteration", is_context=True)
 
     def release(self):
         """Looks no longer."""
         self._put_back.close()
 
-    def _watch(self, owner, name, is_context=False):
+    def _watch(self, owner, name, is_context=False, is_concerned=None):
         watched = getattr(owner, name)
         own = vars(owner).get(name)
 
         @functools.wraps(watched)
         def watching(*args, **kwargs):
+            if is_concerned is not None and not is_concerned(kwargs):
+                return watched(*args, **kwargs)  # whoever calls it may catch what it raises
             with self._noticing():
                 return watched(*args, **kwargs)
 

@@ -28,6 +28,8 @@ class AdaptiveMethod(RungeKutta):
         controller="I",
         max_rejections=10,
         full_batch=False,
+        max_steps=None,
+        flow_time=None,
         name=None,
     ):
         super().__init__(
@@ -41,6 +43,8 @@ class AdaptiveMethod(RungeKutta):
             controller=controller,
             max_rejections=max_rejections,
             full_batch=full_batch,
+            max_steps=max_steps,
+            flow_time=flow_time,
             name=name,
         )
 
@@ -89,6 +93,9 @@ class RK23(AdaptiveMethod):
         controller: `"I"`, as in SciPy, or `"PI"`, whose step sizes vary less. Defaults to `"I"`.
         max_rejections: Integer, how often a rejected step is tried again. Defaults to 10.
         full_batch: Boolean, whether every step sees the same batch. Defaults to `False`.
+        max_steps: Integer, the accepted steps of a training step, with `full_batch=True`. Defaults
+            to 1, or 1000 with `flow_time`.
+        flow_time: Float, the flow time of a training step, with `full_batch=True`, or `None`.
         name: String or `None`, the name of the optimizer. Defaults to `"rk23"`.
 
     Raises:
@@ -139,6 +146,9 @@ class RK45(AdaptiveMethod):
         controller: `"I"`, as in SciPy, or `"PI"`, whose step sizes vary less. Defaults to `"I"`.
         max_rejections: Integer, how often a rejected step is tried again. Defaults to 10.
         full_batch: Boolean, whether every step sees the same batch. Defaults to `False`.
+        max_steps: Integer, the accepted steps of a training step, with `full_batch=True`. Defaults
+            to 1, or 1000 with `flow_time`.
+        flow_time: Float, the flow time of a training step, with `full_batch=True`, or `None`.
         name: String or `None`, the name of the optimizer. Defaults to `"rk45"`.
 
     Raises:
@@ -223,6 +233,9 @@ class Tsit5(AdaptiveMethod):
         controller: `"I"`, as in SciPy, or `"PI"`, whose step sizes vary less. Defaults to `"I"`.
         max_rejections: Integer, how often a rejected step is tried again. Defaults to 10.
         full_batch: Boolean, whether every step sees the same batch. Defaults to `False`.
+        max_steps: Integer, the accepted steps of a training step, with `full_batch=True`. Defaults
+            to 1, or 1000 with `flow_time`.
+        flow_time: Float, the flow time of a training step, with `full_batch=True`, or `None`.
         name: String or `None`, the name of the optimizer. Defaults to `"tsit5"`.
 
     Raises:

@@ -4,9 +4,9 @@ import keras
 from keras import ops
 
 from keras_cool.optimizers.multi_gradient_optimizer import MultiGradientOptimizer
+from keras_cool.optimizers.preconditioner import follows_a_flow, preconditioner
 from keras_cool.optimizers.runge_kutta import chebyshev_coefficients
-from keras_cool.optimizers.runge_kutta.preconditioner import follows_a_flow, preconditioner
-from keras_cool.optimizers.runge_kutta.weighted_sum import WeightedSum, moved
+from keras_cool.optimizers.weighted_sum import WeightedSum, moved
 
 _DAMPING = {1: 0.05, 2: 2 / 13}
 

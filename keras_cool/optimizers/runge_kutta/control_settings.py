@@ -2,14 +2,15 @@
 
 import math
 import warnings
-from numbers import Real
+from numbers import Integral, Real
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_cool.keras_private import holds_several, learning_rate_variable
-from keras_cool.optimizers.runge_kutta.preconditioner import follows_a_flow
+from keras_cool.optimizer_roles import chain
+from keras_cool.optimizers.preconditioner import follows_a_flow
 from keras_cool.optimizers.runge_kutta.tableau import Tableau
 
 CONTROLLERS = ("I", "PI")
@@ -21,7 +22,10 @@ DEFAULTS = {
     "controller": "I",
     "max_rejections": 10,
     "full_batch": False,
+    "max_steps": None,
+    "flow_time": None,
 }
+MOST_STEPS = 1000  # of a training step over a given flow time, unless `max_steps` is given
 
 
 def is_adaptive(adaptive, tableau, method):
@@ -48,7 +52,7 @@ def is_adaptive(adaptive, tableau, method):
 
 def check_one_rate(optimizer, method):
     """Raises a `ValueError` for a `MultiOptimizer`, which has several learning rates."""
-    if holds_several(optimizer):
+    if holds_several(chain(optimizer)[-1]):
         raise ValueError(
             f"{method} was given a MultiOptimizer, which has a learning rate for each of its "
             "optimizers: there is no one step size for the stages. Give one optimizer for "
@@ -79,7 +83,7 @@ def check_controllable(optimizer, method):
             "none along a gradient flow, so that the error says nothing about it. Give "
             f"`adaptive=False`, or gradient descent, Adam or the like: {method}('adam')."
         )
-    if learning_rate_variable(optimizer) is None:
+    if learning_rate_variable(chain(optimizer)[-1]) is None:
         raise ValueError(
             f"{method} was given a learning-rate schedule, but controls the step size itself. Give "
             f"`adaptive=False` to follow the schedule, or a first step size: {method}(0.1)."
@@ -100,6 +104,43 @@ def steps_exactly(optimizer):
     changes = ("momentum", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm")
     is_descent = isinstance(optimizer, keras.optimizers.SGD)
     return is_descent and not any(getattr(optimizer, name) for name in changes)
+
+
+def takes_several(settings):
+    """Whether a training step is to take more than one step, or to last a given flow time."""
+    return settings["max_steps"] not in (None, 1) or settings["flow_time"] is not None
+
+
+def check_several(settings, optimizer, method):
+    """Raises a `ValueError` if the number of steps or the flow time has no meaning."""
+    max_steps, flow_time = settings["max_steps"], settings["flow_time"]
+    if max_steps is not None and (not _is_whole(max_steps) or max_steps < 1):
+        raise ValueError(
+            f"`max_steps` has to be a whole number of at least 1: the accepted steps of a training "
+            f"step. Got {max_steps!r}. The largest step size is `max_step`."
+        )
+    if flow_time is not None and (not _is_positive(flow_time) or math.isinf(flow_time)):
+        raise ValueError(
+            f"`flow_time` has to be a finite number above 0. Got {flow_time!r}. Leave it out for "
+            "a number of steps, `max_steps`."
+        )
+    if not takes_several(settings):
+        return
+    name = "max_steps" if flow_time is None else "flow_time"
+    given = f"{name}={settings[name]}"
+    if not settings["full_batch"]:
+        raise ValueError(
+            f"{method} was given {given}: several steps in one training step, all on the same "
+            f"batch. Give {method}(..., {given}, full_batch=True) and the full batch to `fit`, or "
+            f"leave `{name}` out."
+        )
+    if not steps_exactly(optimizer):
+        raise ValueError(
+            f"{method} was given {given}, and takes several steps only with plain gradient "
+            f"descent: {type(optimizer).__name__} with momentum, a preconditioner, weight decay or "
+            f"clipping acts once in a training step. Give a learning rate, {method}(0.1, {given}, "
+            f"full_batch=True), or leave `{name}` out."
+        )
 
 
 def check_full_batch(full_batch, optimizer, tableau, method):
@@ -131,14 +172,16 @@ def first_step_given(optimizer, first_step, method):
                 f"{method}(first_step={first_step!r})."
             )
     elif isinstance(optimizer, keras.optimizers.Optimizer):
-        rate = as_written(ops.convert_to_numpy(learning_rate_variable(optimizer))[()])
+        rate = as_written(ops.convert_to_numpy(optimizer.learning_rate)[()])
     if first_step is not None:
         return first_step
     return "auto" if rate is None else rate
 
 
 def as_written(number):
-    """Converts a NumPy number to a float of the same digits: float32's 0.05 gives 0.05."""
+    """Converts a NumPy number to one of Python of the same digits: float32's 0.05 gives 0.05."""
+    if isinstance(number, np.integer):
+        return int(number)
     return float(str(number)) if isinstance(number, np.floating) else number
 
 
@@ -195,11 +238,14 @@ def check_settings(rtol, atol, first_step, max_step, controller, max_rejections)
         )
     if controller not in CONTROLLERS:
         raise ValueError(f'`controller` is "I" or "PI". Got {controller!r}.')
-    whole = isinstance(max_rejections, int) and not isinstance(max_rejections, bool)
-    if not whole or max_rejections < 0:
+    if not _is_whole(max_rejections) or max_rejections < 0:
         raise ValueError(
             f"`max_rejections` has to be a whole number of at least 0. Got {max_rejections!r}."
         )
+
+
+def _is_whole(value):
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_positive(value):

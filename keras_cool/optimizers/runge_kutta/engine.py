@@ -1,30 +1,32 @@
 """`RungeKutta`: runs any explicit tableau, with fixed or controlled step sizes."""
 
 import math
-import warnings
 
 import keras
 from keras import ops
 
 from keras_cool.optimizers.multi_gradient_optimizer import MultiGradientOptimizer
+from keras_cool.optimizers.preconditioner import preconditioner
 from keras_cool.optimizers.runge_kutta.control_settings import (
+    MOST_STEPS,
     as_written,
     check_controllable,
     check_full_batch,
     check_one_rate,
+    check_several,
     check_unused,
     checked_size_to_set,
     first_step_given,
     is_adaptive,
     steps_exactly,
+    takes_several,
 )
+from keras_cool.optimizers.runge_kutta.epoch_warnings import EpochWarnings
 from keras_cool.optimizers.runge_kutta.fsal_cache import FSALCache
-from keras_cool.optimizers.runge_kutta.preconditioner import preconditioner
+from keras_cool.optimizers.runge_kutta.integration import Integration
 from keras_cool.optimizers.runge_kutta.stages import run_stages, stages_needed
 from keras_cool.optimizers.runge_kutta.step_size_control import StepSizeControl
-from keras_cool.optimizers.runge_kutta.weighted_sum import add_to_smallest, moved
-
-FAR_BELOW = 0.01  # a warning is given if steps are shorter than this part of the given rate
+from keras_cool.optimizers.weighted_sum import add_to_smallest, moved
 
 
 @keras.saving.register_keras_serializable(package="keras_cool")
@@ -96,6 +98,14 @@ class RungeKutta(MultiGradientOptimizer):
             three copies more. The tableau must have its last stage at the new point. Over momentum,
             Adam and the like, whose steps end at another point, it is ignored with a warning.
             Defaults to `False`.
+        max_steps: Integer, how many accepted steps a training step takes at most, in one loop.
+            More than 1 needs `full_batch=True` and plain gradient descent. (`max_step` is the
+            largest size of a step.) Defaults to `None`: 1, or 1000 with `flow_time`.
+        flow_time: Float, the flow time over which a training step integrates; the last step is
+            shortened to end there, as in `solve_ivp`. It needs the same. If `max_steps` or
+            `max_rejections` ends the training step earlier, the accepted steps hold,
+            `unfinished_steps` counts it, and a warning at the end of the epoch says so. Defaults to
+            `None`: a number of steps, `max_steps`.
         name: String or `None`. The name of the optimizer. Defaults to the class's name in snake
             case.
 
@@ -103,7 +113,9 @@ class RungeKutta(MultiGradientOptimizer):
         ValueError: If the learning rate is negative or not finite, or the name names no optimizer;
             if control is asked for without an embedded error, with a schedule, or over an
             optimizer that does not follow a gradient flow; if a setting of the control is out of
-            its range; or if a float and another `first_step` are both given.
+            its range; if several steps are asked for without `full_batch=True` or over another
+            optimizer than plain gradient descent; or if a float and another `first_step` are both
+            given.
         TypeError: If `optimizer` or `tableau` is of another kind.
 
     Reference:
@@ -127,6 +139,8 @@ class RungeKutta(MultiGradientOptimizer):
         controller="I",
         max_rejections=10,
         full_batch=False,
+        max_steps=None,
+        flow_time=None,
         name=None,
     ):
         method = type(self).__name__
@@ -139,6 +153,8 @@ class RungeKutta(MultiGradientOptimizer):
             "controller": controller,
             "max_rejections": max_rejections,
             "full_batch": full_batch,
+            "max_steps": max_steps,
+            "flow_time": flow_time,
         }
         settings = {key: as_written(value) for key, value in settings.items()}
         super().__init__(0.0 if adaptive and optimizer is None else optimizer, name=name)
@@ -146,34 +162,41 @@ class RungeKutta(MultiGradientOptimizer):
         self.tableau = tableau
         self._control: StepSizeControl | None = None
         self._fsal_cache: FSALCache | None = None
+        self._integration: Integration | None = None
         if adaptive:
             check_controllable(self.inner_optimizer, method)
+            check_several(settings, self.inner_optimizer, method)
             check_full_batch(full_batch, self.inner_optimizer, tableau, method)
             settings["first_step"] = first_step_given(optimizer, settings["first_step"], method)
-            control = {key: value for key, value in settings.items() if key != "full_batch"}
+            steps = {key: settings[key] for key in ("max_steps", "flow_time")}
+            control = {k: v for k, v in settings.items() if k != "full_batch" and k not in steps}
             self._control = StepSizeControl(self, tableau.error_order, **control)
+            if takes_several(settings):
+                steps["max_steps"] = steps["max_steps"] or MOST_STEPS
+                self._integration = Integration(self, self._control, tableau, **steps)
+            self._epoch_warnings = EpochWarnings(method, {**settings, **steps})
         else:
             check_unused(settings, tableau, method)
         self._settings = settings
-        self._end_of_epoch = (0.0, 0)  # flow time and updates at the end of the last epoch
-        self._is_slow = False
 
     def build(self, variables):
         super().build(variables)
+        check_several(self._settings, self.inner_optimizer, type(self).__name__)
         kept = self._settings["full_batch"] and steps_exactly(self.inner_optimizer)
         if self._control is not None and kept:
             self._fsal_cache = FSALCache(self, variables, self._control.dtype)
 
     def estimate_gradient(self, evaluate, point):
-        if self._fsal_cache is None:
-            gradients, evaluations = {0: evaluate(point)[1]}, 1
-        else:
-            first, evaluations = self._fsal_cache.first_gradient(evaluate, point)
-            gradients = {0: first}
-        diagonal = preconditioner(self.inner_optimizer, evaluate.variables, gradients[0])
         control, cache = self._control, self._fsal_cache
+        if cache is None:
+            first, evaluations = evaluate(point)[1], 1
+        else:
+            first, evaluations = cache.first_gradient(evaluate, point)
+        diagonal = preconditioner(self.inner_optimizer, evaluate.variables, first)
         if control is None:
             rate = ops.convert_to_tensor(self.inner_optimizer.learning_rate)
+            gradients = {0: first}
+            del first  # which `run_stages` releases as soon as it can
             stages = run_stages(
                 self.tableau, evaluate, point, gradients, rate, diagonal, with_error=False
             )
@@ -181,14 +204,17 @@ class RungeKutta(MultiGradientOptimizer):
 
         def try_step(size):
             return run_stages(
-                self.tableau, evaluate, point, dict(gradients), size, diagonal, with_error=True
+                self.tableau, evaluate, point, {0: first}, size, diagonal, with_error=True
             )
 
-        step = control.step(
-            evaluate, point, gradients[0], diagonal, try_step, keep_last=cache is not None
-        )
+        if self._integration is None:
+            step = control.step(
+                evaluate, point, first, diagonal, try_step, keep_last=cache is not None
+            )
+        else:
+            step = self._integration.step(evaluate, point, first)
         if cache is not None:
-            end = moved(point, step.size, step.estimate)
+            end = evaluate.end or moved(point, step.size, step.estimate)
             cache.keep(evaluate, end, step.last_loss, step.last_gradients)
         per_try = self.evaluations - 1
         control.evaluations.assign(evaluations + step.choices + per_try * step.tries)
@@ -210,27 +236,25 @@ class RungeKutta(MultiGradientOptimizer):
         super().count(gradient_evaluations, finite)
 
     def end_epoch(self):
-        # Warns, once, where the steps of an epoch were far below the rate that was given.
-        first = self._settings["first_step"]
-        if self._control is None or first == "auto" or self._is_slow:
+        if self._control is None:
             return
-        now = float(self._control.flow_time.numpy()), int(self.iterations.numpy())
-        time, updates = (b - a for a, b in zip(self._end_of_epoch, now, strict=True))
-        self._end_of_epoch = now
-        if updates > 0 and 0 < time / updates < FAR_BELOW * first:
-            self._is_slow = True
-            warnings.warn(
-                f"{type(self).__name__} took steps of {time / updates:.1e} on average in this "
-                f"epoch, far below the rate {first:.1e} that it was given: the tolerance holds "
-                "them there, and training moves as little. Give a larger `rtol` and `atol`, fixed "
-                f"steps, {type(self).__name__}(..., adaptive=False), or the inner optimizer alone.",
-                stacklevel=2,
-            )
+        counters = {"accepted_steps": self.iterations, **self._counters}
+        steps = int(counters["accepted_steps"].numpy())
+        unfinished = (
+            int(counters["unfinished_steps"].numpy()) if "unfinished_steps" in counters else 0
+        )
+        self._epoch_warnings.look(float(self._control.flow_time.numpy()), steps, unfinished)
+
+    @property
+    def _counters(self):
+        """The variables that count the steps of training steps that take several."""
+        return {} if self._integration is None else self._integration.counters
 
     def step_logs(self):
         if self._control is None:
             return super().step_logs()
-        logs = {name: variable.value + 0 for name, variable in self._control.logs().items()}
+        counted = {**self._control.logs(), **self._counters}
+        logs = {name: variable.value + 0 for name, variable in counted.items()}
         return {**super().step_logs(), **logs}
 
     @property
@@ -240,7 +264,8 @@ class RungeKutta(MultiGradientOptimizer):
     @property
     def kept_variables(self):
         """The variables that a skipped step assigns to as well: those of the step size control."""
-        return [] if self._control is None else self._control.variables
+        kept = [] if self._control is None else self._control.variables
+        return [*kept, *self._counters.values()]
 
     @property
     def learning_rate(self):

@@ -3,6 +3,9 @@
 import numpy as np
 from keras import ops
 
+from keras_cool.keras_private import variable_index
+from keras_cool.optimizers.optimizer_wrapper import code_of_variables
+
 ROUNDING = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
 
 
@@ -29,6 +32,7 @@ class FSALCache:
                 shape, "zeros", dtype, aggregation="only_first_replica", name=name
             )
 
+        self._optimizer = optimizer
         self._dtype = dtype
         self._tolerance = 100 * float(np.finfo(dtype).eps)
         self._gradients = [variable(v.shape, v.dtype, "last_gradient") for v in variables]
@@ -36,6 +40,7 @@ class FSALCache:
         self._batch = variable((), "int32", "last_batch")
         self._loss = variable((), dtype, "last_loss")
         self._known = variable((), "int32", "last_stage_is_known")
+        self._of_variables = variable((), "int32", "variables_of_last_stage")
 
     def first_gradient(self, evaluate, point):
         """Returns the gradients at the point, and the number of evaluations it took: 0 or 1.
@@ -45,9 +50,12 @@ class FSALCache:
         loss = ops.cast(evaluate.forward(point), self._dtype)
         if not evaluate.is_repeatable:
             return evaluate(point)[1], ops.ones((), "int32")
+        variables = evaluate.variables
+        gradients = self._slots(self._gradients, variables)
         usable = (
             (self._known.value == 1)
-            & self._is_at(point)
+            & (self._of_variables.value == code_of_variables(self._optimizer, variables))
+            & self._is_at(point, variables)
             & (evaluate.fingerprint() == self._batch.value)
             & (ops.abs(loss - self._loss.value) <= self._tolerance * ops.abs(loss))
         )
@@ -58,14 +66,18 @@ class FSALCache:
         count, *first = evaluate.while_loop(
             lambda count, *_: ops.logical_not(usable) & (count < 1),
             evaluated,
-            (ops.zeros((), "int32"), *(g.value for g in self._gradients)),
+            (ops.zeros((), "int32"), *(g.value for g in gradients)),
         )
         return first, count
 
-    def _is_at(self, point):
+    def _slots(self, slots, variables):
+        """Those of the slots that are for `variables`; others may have been frozen since."""
+        return [slots[variable_index(self._optimizer, v)] for v in variables]
+
+    def _is_at(self, point, variables):
         """Whether the kept gradients are those at `point`."""
         same = True
-        for kept, p in zip(self._point, point, strict=True):
+        for kept, p in zip(self._slots(self._point, variables), point, strict=True):
             apart = ops.max(ops.abs(p - kept.value), initial=0)
             bound = 8 * ROUNDING[kept.dtype] * ops.max(ops.abs(p), initial=0)
             same &= apart <= bound
@@ -80,9 +92,11 @@ class FSALCache:
             loss: Scalar tensor, the loss there.
             gradients: List of tensors, the gradients there.
         """
-        kept = [*self._point, *self._gradients]
+        variables = evaluate.variables
+        kept = [*self._slots(self._point, variables), *self._slots(self._gradients, variables)]
         for variable, value in zip(kept, [*point, *gradients], strict=True):
             variable.assign(value)
         self._batch.assign(evaluate.fingerprint())
         self._loss.assign(loss)
         self._known.assign(1)
+        self._of_variables.assign(code_of_variables(self._optimizer, variables))

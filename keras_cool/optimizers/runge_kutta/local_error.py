@@ -5,9 +5,10 @@ import math
 from keras import ops
 
 from keras_cool import backend
+from keras_cool.optimizers.entrywise import larger, smaller
 
 
-def error_norm(error, step, point, new_point, rtol, atol, preconditioner=None):
+def error_norm(error, step, point, new_point, rtol, atol, dtype, preconditioner=None):
     r"""Returns the root mean square of the error in units of the tolerance, over all weights.
 
     \[ \Big( \frac{1}{n} \sum_k \Big( \frac{h\, e_k}{\mathrm{atol} + \mathrm{rtol} \max(|p_k|,
@@ -15,20 +16,21 @@ def error_norm(error, step, point, new_point, rtol, atol, preconditioner=None):
 
     Args:
         error: List of tensors, the weighted sum of the stages' gradients with the error weights.
-        step: Scalar tensor, the step size `h`.
+        step: Number, the step size `h`.
         point: List of tensors.
         new_point: List of tensors, the point after the step.
         rtol: Float, the relative tolerance.
         atol: Float, the absolute tolerance.
+        dtype: String, the dtype of step sizes.
         preconditioner: List of tensors, a diagonal to multiply the error with, or `None`.
 
     Returns:
-        Scalar tensor of the dtype of `step`. It is not finite if the new point is not.
+        Scalar tensor of that dtype. It is not finite if the new point is not.
     """
     if preconditioner is not None:
         error = [d * e for d, e in zip(preconditioner, error, strict=True)]
     total = sum(
-        ops.cast(backend.updates.sum_of_squared_errors(e, p, q, rtol, atol), step.dtype)
+        ops.cast(backend.updates.sum_of_squared_errors(e, p, q, rtol, atol), dtype)
         for e, p, q in zip(error, point, new_point, strict=True)
     )
     return step * ops.sqrt(total / _count(point))
@@ -86,16 +88,3 @@ def _root_mean_square(tensors, dtype):
 
 def _count(tensors):
     return sum(math.prod(t.shape) for t in tensors)
-
-
-# `ops.maximum` and `ops.minimum` return float32 on PyTorch for any arguments.
-
-
-def larger(a, b):
-    """Returns the larger of two tensors, entry by entry."""
-    return ops.where(a > b, a, b)
-
-
-def smaller(a, b):
-    """Returns the smaller of two tensors, entry by entry."""
-    return ops.where(a < b, a, b)

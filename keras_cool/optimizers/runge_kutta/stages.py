@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from keras_cool.optimizers.runge_kutta.weighted_sum import WeightedSum, moved, zero_if_finite
+from keras_cool.optimizers.weighted_sum import WeightedSum, moved, zero_if_finite
 
 
 class Stages(NamedTuple):

@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from keras_cool import keras_private
-from keras_cool.optimizers.runge_kutta.local_error import larger
+from keras_cool.optimizer_roles import chain
+from keras_cool.optimizers.entrywise import larger
 
 # Measured on ReLU nets with dead units: with any bound from 1 to 100, a step of RK45 over Adam,
 # RMSprop or Adagrad gets further than the optimizer's own. Without a bound it never does, in ten
@@ -30,6 +31,7 @@ def preconditioner(optimizer, variables, gradients):
     Returns:
         List of tensors shaped like the gradients, or `None` for the identity.
     """
+    optimizer = chain(optimizer)[-1]  # that inside a `Lookahead`
     rule = _rule(optimizer)
     if rule is None:
         return None
@@ -38,6 +40,7 @@ def preconditioner(optimizer, variables, gradients):
 
 def follows_a_flow(optimizer):
     """Whether a step of the optimizer is gradient descent, preconditioned or not."""
+    optimizer = chain(optimizer)[-1]
     return isinstance(optimizer, keras.optimizers.SGD) or _rule(optimizer) is not None
 
 
