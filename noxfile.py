@@ -19,7 +19,8 @@ nox.options.sessions = ["lint", "tests"]
 ROOT = Path(__file__).parent
 CONSTRAINTS = ROOT / "constraints.txt"
 BACKENDS = {"jax": "jax", "tensorflow": "tensorflow-cpu", "torch": "torch"}
-ALSO_TESTED = {"tensorflow": ["tensorboard"]}  # through which Keras' callback writes there
+# What the tests compare with; TensorBoard, through which Keras' callback writes, comes with it.
+ALSO_TESTED = {"jax": ["optax"], "tensorflow": ["tensorboard"], "torch": ["pytorch-optimizer"]}
 # The tests are spread over the processors; threads of PyTorch's would get in each other's way.
 WORKERS = ["-n", "auto", "--maxprocesses", "4"]
 SLOWEST = ["--durations=20", "--durations-min=1"]  # named at the end, where they take a second
@@ -32,7 +33,7 @@ backends = nox.parametrize("backend", list(BACKENDS), ids=list(BACKENDS))
 @backends
 def tests(session, backend):
     """The tests on the CPU, in an environment with one backend."""
-    install(session, ".[test]", BACKENDS[backend], *ALSO_TESTED.get(backend, []))
+    install(session, ".[test]", BACKENDS[backend], *ALSO_TESTED[backend])
     assert_only(session, backend)
     run_pytest(session, backend)
 
@@ -42,7 +43,7 @@ def tests(session, backend):
 def tests_oldest(session, backend):
     """The same with the oldest Keras that pyproject.toml allows."""
     oldest = oldest_keras()
-    packages = [BACKENDS[backend], *ALSO_TESTED.get(backend, [])]
+    packages = [BACKENDS[backend], *ALSO_TESTED[backend]]
     install(session, ".[test]", *packages, constraints=with_keras(session, oldest))
     session.log(f"Keras {oldest}, the oldest that pyproject.toml allows")
     assert_only(session, backend)

@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import zlib
 
 # Devices for the tests of data parallelism. Both backends fix them when they start.
 DEVICES = {"jax": 4, "tensorflow": 2, "torch": 1}
@@ -42,7 +43,17 @@ def pytest_report_header():
     return f"keras: {keras.__version__}, backend: {BACKEND} {version}"
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption(
+        "--all-cases",
+        action="store_true",
+        help="run all cases of the tests that are thinned out on JAX and TensorFlow",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--all-cases"):
+        thin_out(config, items)
     for item in items:
         if item.get_closest_marker("multi_optimizer") and not HAS_MULTI_OPTIMIZER:
             item.add_marker(pytest.mark.skip(reason="Keras has no MultiOptimizer before 3.15"))
@@ -50,6 +61,23 @@ def pytest_collection_modifyitems(items):
         if marker and BACKEND not in marker.args:
             reason = f"for {' and '.join(marker.args)} alone"
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def thin_out(config, items):
+    """Deselects what the marker `thinned` leaves out: always the same cases, and on JAX others than
+    on TensorFlow. PyTorch, which compiles nothing, runs all."""
+    place = {"jax": 0, "tensorflow": 1}.get(BACKEND)
+    left_out = []
+    for item in items:
+        marker = item.get_closest_marker("thinned")
+        if marker and place is not None:
+            (ways,) = marker.args
+            if zlib.crc32(item.nodeid.encode()) % ways != place:
+                left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
 
 
 @pytest.fixture

@@ -148,6 +148,11 @@ OPTIMIZERS = {
     "rk4-rmsprop": (lambda: kc.optimizers.RK4("rmsprop"), kc.Model),
     "rk23": (lambda: kc.optimizers.RK23(rtol=1e-2), kc.Model),
     "rk45-full-batch": (lambda: kc.optimizers.RK45(2.0, full_batch=True), kc.Model),
+    "rk23-flow-time": (
+        lambda: kc.optimizers.RK23(2.0, full_batch=True, flow_time=0.7),
+        kc.Model,
+        {"microbatch_size": 3},
+    ),
     "chebyshev": (lambda: kc.optimizers.RungeKuttaChebyshev(0.05, stages=3), kc.Model),
     "adam-own-step": (lambda: keras.optimizers.Adam(0.01), OwnStep),
     # The share of a device is 4 samples on JAX, 8 on TensorFlow.

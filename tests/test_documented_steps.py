@@ -39,13 +39,14 @@ def weights_after(optimizer, batch_size):
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/writing-a-step.md"])
-def test_sam_is_that_of_numpy(page):
+def test_the_penalty_on_the_norm_is_that_of_numpy(page):
     w = np.ones((3, 1))
     for _ in range(STEPS):
         g = slope(w, x, y)
-        w = w - RATE * slope(w + 0.5 * g / np.linalg.norm(g), x, y)
-    (sam,) = classes_of_a_page(page, "SAM")
-    np.testing.assert_allclose(weights_after(sam(RATE, rho=0.5), 8), w, rtol=1e-5)
+        w = w - RATE * (0.3 * g + 0.7 * slope(w + 0.5 * g / np.linalg.norm(g), x, y))
+    (penalty,) = classes_of_a_page(page, "GradientNormPenalty")
+    optimizer = penalty(RATE, alpha=0.7, rho=0.5)
+    np.testing.assert_allclose(weights_after(optimizer, 8), w, rtol=1e-5)
 
 
 def gradient_descent(batches_a_step):

@@ -176,13 +176,27 @@ if keras.backend.backend() == "torch":
         assert history["loss"][-1] < history["loss"][0]
 
 
-@pytest.mark.parametrize("name", sorted(set(kc.optimizers.__all__) - {"Tableau", "schedules"}))
+LINE_SEARCHES = {"BFGS", "LBFGS", "SSBroyden"}
+WITHOUT_RATE = {"LevenbergMarquardt", *LINE_SEARCHES}
+WRAPPERS = set(kc.optimizers.__all__) - {"Tableau", "schedules"} - WITHOUT_RATE
+
+
+@pytest.mark.parametrize("name", sorted(WRAPPERS))
 def test_keras_own_name_of_the_learning_rate_names_the_line(name):
     method = getattr(kc.optimizers, name)
     with pytest.raises(TypeError, match=rf"{name}\(0\.3.*{name}\(keras\.optimizers\.Adam\(0\.3\)"):
         method(learning_rate=0.3)
     with pytest.raises(TypeError, match=rf"{name}\(keras\.optimizers\.Adam\(0\.3\)"):
         method("adam", learning_rate=0.3)
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_RATE))
+def test_a_learning_rate_where_there_is_none(name):
+    sets = (
+        "a line search finds each" if name in LINE_SEARCHES else "its damping sets the length of a"
+    )
+    with pytest.raises(TypeError, match=rf"{sets} step.* {name}\(\)"):
+        getattr(kc.optimizers, name)(learning_rate=0.3)
 
 
 @pytest.mark.parametrize("make", [kc.optimizers.Heun, lambda: kc.optimizers.Accumulate(steps=4)])

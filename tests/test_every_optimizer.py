@@ -14,8 +14,14 @@ from support.training import fit
 O = kc.optimizers  # noqa: E741
 OPTIMIZERS = {
     "Accumulate": lambda: O.Accumulate(keras.optimizers.Adam(0.01), 2),
+    "BFGS": lambda: O.BFGS(max_iterations=3),
+    "Extragradient": lambda: O.Extragradient(keras.optimizers.Adam(0.01)),
     "Heun": lambda: O.Heun(keras.optimizers.Adam(0.01)),
+    "LBFGS": lambda: O.LBFGS(memory=3, max_iterations=3),
+    "LevenbergMarquardt": lambda: O.LevenbergMarquardt(1.0, max_iterations=2),
+    "Lookahead": lambda: O.Lookahead(keras.optimizers.Adam(0.02), steps=2),
     "Midpoint": lambda: O.Midpoint(0.05),
+    "OptimisticGradient": lambda: O.OptimisticGradient(keras.optimizers.Adam(0.01)),
     "Ralston": lambda: O.Ralston(keras.optimizers.SGD(0.05, momentum=0.5)),
     "RK4": lambda: O.RK4(keras.optimizers.RMSprop(0.01)),
     "RK23": lambda: O.RK23(keras.optimizers.Adam(0.01), rtol=0.1, atol=0.01),
@@ -23,10 +29,14 @@ OPTIMIZERS = {
     "Tsit5": lambda: O.Tsit5(0.05, adaptive=False),
     "RungeKutta": lambda: O.RungeKutta(0.05, O.Tableau(a=[[], [0.5]], b=[0, 1], order=2)),
     "RungeKuttaChebyshev": lambda: O.RungeKuttaChebyshev(0.05, stages=3),
+    "SSBroyden": lambda: O.SSBroyden(max_iterations=3),
+    "SAM": lambda: O.SAM(keras.optimizers.Adam(0.01), rho=0.1, interval=3, start=1),
 }
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(32, 3)).astype("float32")
 Y = (X @ np.array([[1.0], [-2.0], [0.5]])).astype("float32")
+
+FULL_BATCH = ("BFGS", "LBFGS", "LevenbergMarquardt", "SSBroyden")  # which amplify rounding
 
 every = pytest.mark.parametrize("name", OPTIMIZERS)
 
@@ -51,13 +61,16 @@ def net_under(name, **arguments):
     return model
 
 
+@pytest.mark.thinned(2)
 @every
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_it_trains_in_every_precision(name, policy):
     keras.config.set_dtype_policy(policy)
     model = net_under(name)
     dtypes = [v.dtype for v in model.weights]
-    losses = fit(model, X, Y, epochs=6)["loss"]
+    # On mini-batches the loss of the next one may rise.
+    size = {"batch_size": len(X)} if name == "LevenbergMarquardt" else {}
+    losses = fit(model, X, Y, epochs=6, **size)["loss"]
     assert losses[-1] < losses[0]
     assert [v.dtype for v in model.weights] == dtypes
     for weight in model.get_weights():
@@ -83,14 +96,15 @@ def test_micro_batches_are_the_whole_batch(name):
     parts.microbatch_size = 3
     fit(whole, X, Y, epochs=2)
     fit(parts, X, Y, epochs=2)
-    controlled = name in ("RK23", "RK45")  # rounding moves the step sizes
+    controlled = name in ("RK23", "RK45", *FULL_BATCH)  # rounding moves the step sizes
     rtol, atol = (1e-3, 1e-3) if controlled else (1e-5, 1e-6)
     assert_all_close(parts.get_weights(), whole.get_weights(), rtol=rtol, atol=atol)
 
 
 @every
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(name):
-    model = net_under(name)
+    # As a step of any Keras optimizer, that of `Lookahead` looks at the gradient in micro-batches.
+    model = net_under(name, microbatch_size=4 if name == "Lookahead" else None)
     fit(model, X, Y, epochs=2)
     before, iterations = model.get_weights(), int(model.optimizer.iterations.numpy())
     bad = X[:16].copy()
@@ -126,4 +140,5 @@ def test_two_devices_are_one(name):
     expected = trained()
     with two_devices():
         weights = trained().get_weights()
-    assert_all_close(weights, expected.get_weights(), rtol=1e-4, atol=1e-5)
+    rtol, atol = (1e-3, 1e-3) if name in FULL_BATCH else (1e-4, 1e-5)
+    assert_all_close(weights, expected.get_weights(), rtol=rtol, atol=atol)

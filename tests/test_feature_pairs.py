@@ -150,6 +150,7 @@ def of_the_large_batch(row, way):
 
 
 @pytest.mark.filterwarnings("ignore:The model has several losses")
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
 @pytest.mark.parametrize("row", LOSSES, ids=lambda row: row.name)
 def test_a_pair_equals_the_large_batch(row, way, monkeypatch):

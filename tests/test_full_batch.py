@@ -10,6 +10,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 import keras_cool as kc
 from keras_cool.training.fingerprint import fingerprint
@@ -241,6 +242,23 @@ def test_fingerprints():
     assert len({known, *others}) == len(others) + 1
 
 
+class MoreLabels(keras.utils.PyDataset):
+    """One batch with two labels for each sample, as the real and made ones of a GAN."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return X, np.repeat(Y, 2, axis=0)
+
+
+def test_a_batch_with_more_labels_than_samples_in_a_compiled_step():
+    model = made(solver(True))
+    model.compile(solver(True), loss=lambda y, p: ops.mean(y**2) + ops.mean(p**2))
+    model.fit(MoreLabels(), epochs=2, verbose=0)
+    assert evaluations(model) == 1 + 3 + 3
+
+
 def test_fingerprints_of_float64(float64):
     x = X.astype("float64")
     assert number(x) != number(x * (1 + 1e-15))
@@ -254,3 +272,20 @@ def test_fingerprints_of_unknown_shapes():
     compiled = tf.function(lambda x, y: fingerprint((x, y)), input_signature=shapes)
     for rows in (32, 7):
         assert int(compiled(X, Y[:rows])) == number(X, Y[:rows])
+
+
+@pytest.mark.parametrize("flow_time", [None, 0.05])
+def test_a_layer_frozen_later(flow_time):
+    model = made(kc.optimizers.RK45(0.02, full_batch=True, flow_time=flow_time))
+    take_steps(model, steps=2)
+    model.layers[1].trainable = False
+    model.compile(model.optimizer, loss=flat_loss)
+    frozen, plain = model.layers[1].get_weights(), made(kc.optimizers.RK45(0.02))
+    plain.set_weights(model.get_weights())
+    plain.layers[1].trainable = False
+    plain.compile(kc.optimizers.RK45(float(model.optimizer.learning_rate)), loss=flat_loss)
+    take_steps(model)
+    assert_all_equal(model.layers[1].get_weights(), frozen)
+    if flow_time is None:
+        take_steps(plain)
+        assert_all_close(model.get_weights(), plain.get_weights(), atol=1e-5)

@@ -133,6 +133,7 @@ SOLVERS = {
 }
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("microbatch_size", [None, 3])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_an_embedding_before_an_rnn_under_step_size_control(solver, microbatch_size):

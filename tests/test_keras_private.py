@@ -183,6 +183,30 @@ def test_every_loss_reduces_by_the_function_that_is_replaced():
     assert keras_loss.reduce_weighted_values is keras_private.ReducingLosses._keras_reduction
 
 
+def test_squaring_losses_holds_for_the_thread_that_entered_it():
+    loss, l2 = keras.losses.MeanSquaredError(), keras.regularizers.L2(0.5)
+    squared, other = [], []
+
+    def square(x):
+        squared.append(tuple(x.shape))
+        return x * x + 10
+
+    def plain_in_another_thread():
+        thread = threading.Thread(target=lambda: other.append(float(loss(Y, 0 * Y))))
+        thread.start()
+        thread.join()
+
+    with keras_private.SquaringLosses(square):
+        assert float(loss(Y, 0 * Y)) == 11
+        assert float(l2(keras.ops.ones((2, 3)))) == 33
+        assert float(keras.losses.MeanAbsoluteError()(Y, 0 * Y)) == 1
+        plain_in_another_thread()
+    assert (squared, other) == ([(4, 1), (2, 3)], [1])
+    assert float(loss(Y, 0 * Y)) == 1
+    for module in keras_private.SquaringLosses._modules:
+        assert module.ops is keras_private.SquaringLosses._keras_ops
+
+
 def test_apply_mask_merges_mask_and_sample_weight():
     mask = keras.ops.convert_to_tensor([True, False, True, True])
     weights = keras.ops.convert_to_tensor([1.0, 2.0, 3.0, 4.0])
@@ -511,3 +535,96 @@ def test_running_fit_is_the_one_that_calls(epochs):
         assert any(c is asks for c in callbacks.callbacks)
         assert callable(iterator.catch_stop_iteration)
     assert keras_private.running_fit() is None
+
+
+# ------------------------------------------------------------------- the data of a running fit
+
+
+class Again(keras.callbacks.Callback):
+    """Reads the batches of an epoch once more at its end."""
+
+    def on_train_begin(self, logs=None):
+        self.epochs, self.can = [], keras_private.can_be_read_again(keras_private.running_fit()[1])
+
+    def on_epoch_end(self, epoch, logs=None):
+        _, iterator = keras_private.running_fit()
+        batches = [b if isinstance(b, tuple) else tuple(b) for b in self.read(iterator)]
+        self.epochs.append([np.array(keras.ops.convert_to_numpy(b[0])) for b in batches])
+
+    def read(self, iterator):
+        return keras_private.batches_again(iterator)
+
+
+class InBatches(keras.utils.PyDataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, i):
+        return X[2 * i : 2 * i + 2] + i, Y[2 * i : 2 * i + 2]
+
+
+def test_arrays_are_read_again(model):
+    again = Again()
+    x = np.arange(15.0, dtype="float32").reshape(5, 3)
+    model.fit(x, x[:, :1], batch_size=2, epochs=2, callbacks=[again], verbose=0)
+    assert again.can
+    for batches in again.epochs:
+        assert [len(b) for b in batches] == [2, 2, 1]
+        np.testing.assert_array_equal(np.sort(np.concatenate(batches), axis=0), x)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_py_dataset_is_read_again(model, workers):
+    again = Again()
+    data = InBatches(workers=workers)
+    model.fit(data, epochs=2, callbacks=[again], verbose=0)
+    assert again.can
+    for batches in again.epochs:
+        np.testing.assert_array_equal(batches, [X[:2], X[2:] + 1])
+
+
+@pytest.mark.backend("torch")
+def test_a_data_loader_is_read_again_and_its_generators_are_found(model):
+    import torch
+
+    generator = torch.Generator()
+    data = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
+    loader = torch.utils.data.DataLoader(data, 2, shuffle=True, generator=generator)
+    again = Again()
+    model.fit(loader, epochs=1, callbacks=[again], verbose=0)
+    assert [len(b) for b in again.epochs[0]] == [2, 2]
+    again.read = lambda iterator: found.extend(keras_private.own_generators(iterator)) or []
+    found = []
+    model.fit(loader, epochs=1, callbacks=[again], verbose=0)
+    assert found == [generator]
+
+
+def test_a_generator_cannot_be_read_again(model):
+    again = Again()
+    again.read = lambda iterator: []
+    data = ((X, Y) for _ in range(2))
+    model.fit(data, steps_per_epoch=2, epochs=1, callbacks=[again], verbose=0)
+    assert not again.can
+
+
+def test_a_single_callback_is_called_in_order():
+    callbacks = keras.callbacks.CallbackList(keras.callbacks.Callback())
+    assert hasattr(callbacks, "_async_train")
+    keras_private.call_in_order(callbacks)
+    assert callbacks._async_train is False
+
+
+def test_validation_is_told_from_other_calls_of_evaluate(model):
+    class Evaluates(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.evaluate(X, Y, verbose=0)
+
+    evaluate, told = model.evaluate, []
+
+    def telling(*args, **kwargs):
+        told.append(keras_private.is_validation(kwargs))
+        return evaluate(*args, **kwargs)
+
+    model.evaluate = telling
+    model.fit(X, Y, validation_data=(X, Y), callbacks=[Evaluates()], verbose=0)
+    assert told == [True, False]

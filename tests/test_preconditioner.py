@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import keras_cool as kc
-from keras_cool.optimizers.runge_kutta.preconditioner import preconditioner
+from keras_cool.optimizers.preconditioner import preconditioner
 from support.gradient_flows import POISSON, compiled, set_weights, train, weights_of
 
 # Without momentum, so that a step is the present gradient, preconditioned.
@@ -114,6 +114,7 @@ def relu_net(optimizer):
 METHODS = [kc.optimizers.RK45, kc.optimizers.RK23, kc.optimizers.Heun]
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 @pytest.mark.parametrize("inner", ["adam", "rmsprop", "adagrad"])
 def test_units_that_wake_at_a_later_stage_do_not_stop_the_method(method, inner):

@@ -71,6 +71,7 @@ OPTIMIZERS = {
     "rk45": lambda: kc.optimizers.RK45(rtol=1e-2, controller="PI"),
     "rk23-adam": lambda: kc.optimizers.RK23("adam", rtol=1e-2, atol=1e-3, first_step=0.01),
     "rk23-full-batch": lambda: kc.optimizers.RK23(0.01, full_batch=True),
+    "rk23-flow-time": lambda: kc.optimizers.RK23(0.01, full_batch=True, flow_time=0.05),
     "tsit5-schedule": lambda: kc.optimizers.Tsit5(
         keras.optimizers.schedules.CosineDecay(0.1, decay_steps=20), adaptive=False
     ),

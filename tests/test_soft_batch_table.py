@@ -23,6 +23,7 @@ def train(row, way):
     return table.weights_after(row, model_class, batch_size, **options)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("row", table.ROWS, ids=lambda row: row.name)
 def test_equals_the_large_batch(row):
     several_points = table.SEVERAL_POINTS in row.inexact.values()

@@ -1,12 +1,15 @@
-"""`benchmarks/where_it_pays.py` counts, tunes and reports as it says, on a tiny task."""
+"""The benchmarks of `docs/where-it-pays.md` count, tune and report as they say, on tiny tasks."""
 
 import csv
 import math
 
+import averaging
 import keras
 import numpy as np
 import pytest
+import sharpness
 
+from harness import wrong_labels
 from harness.comparison import compare
 from harness.contenders import CONTENDERS
 from harness.descents import poisson
@@ -49,7 +52,15 @@ def test_a_curve_is_the_loss_before_each_step_and_every_run_starts_anew():
     assert trainable.run(seed=1, budget=5, rate=0.2).values[0] == curve.values[0] / 4
 
 
-@pytest.mark.parametrize(("name", "each"), [("Heun", 2), ("RK45", 6 + FORWARD_PASS)])
+@pytest.mark.parametrize(
+    ("name", "each"),
+    [
+        ("Heun", 2),
+        ("RK45", 6 + FORWARD_PASS),
+        ("Extragradient over Adam", 2),
+        ("Optimistic", 1),
+    ],
+)
 def test_each_gradient_of_a_step_counts_and_a_forward_pass_a_third(name, each):
     task, contender = tiny_task(), CONTENDER[name]
     setting = contender.settings(task)[0]
@@ -57,7 +68,7 @@ def test_each_gradient_of_a_step_counts_and_a_forward_pass_a_third(name, each):
     trainable = Trainable(task, optimizer, contender.full_batch(task))
     curve = trainable.run(0, 30, 0.01, contender.evaluations(setting))
     first = curve.spent[1] - each  # RK45's first gradient, and the rejected tries of the first step
-    assert first == pytest.approx(0 if name == "Heun" else 1)
+    assert first == pytest.approx(1 if name == "RK45" else 0)
     np.testing.assert_allclose(np.diff(curve.spent)[1:], each)
     assert curve.spent[-1] <= 30 < curve.evaluations
 
@@ -150,3 +161,50 @@ def test_the_report_says_who_needed_how_many(tmp_path):
     assert plot(tasks, tmp_path, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
     assert not plot({"not_run": tiny_task}, tmp_path, tmp_path / "none.png")
+
+
+def test_methods_for_games_are_left_out_of_descents():
+    contenders = [CONTENDER["SGD"], CONTENDER["Optimistic"]]
+    for task, names in ((tiny_task(), ["SGD"]), (tiny_task(game=True), ["SGD", "Optimistic"])):
+        result = compare(task, contenders, seeds=[1], quick=True, budget=4)
+        assert [one.contender.name for one in result.results] == names
+
+
+def test_a_seed_says_which_labels_are_wrong_and_no_label_of_the_other_parts_is():
+    parts, others = (wrong_labels.load_parts(seed, 0.3) for seed in (0, 1))
+    training = parts.y[: wrong_labels.TRAINING]
+    assert np.sum(parts.told != training) == round(0.3 * wrong_labels.TRAINING)
+    assert np.all(np.bincount(parts.told[parts.told != training]) > 0)
+    assert np.any(parts.told != others.told)
+    np.testing.assert_array_equal(parts.y, others.y)
+    np.testing.assert_array_equal(wrong_labels.load_parts(0, 0.0).told, training)
+    assert parts.validation.start == len(training) and parts.validation.stop == parts.test.start
+    assert parts.test.stop == len(parts.x)
+
+
+def test_a_net_is_trained_again_from_the_start_of_each_seed():
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    trainable = wrong_labels.Trainable(optimizer, 2)
+    first, other, again = (trainable.run(seed, 0.3) for seed in (0, 1, 0))
+    assert first == again != other
+    assert first.evaluations == 2 * wrong_labels.STEPS_AN_EPOCH
+    assert len(first.test) == 3 and first.test[-1] == first.test[-2]
+    best = int(np.argmax(first.validation))
+    assert first.at_the_best_epoch() == first.test[best]
+
+
+@pytest.mark.parametrize("script", [sharpness, averaging])
+def test_a_quick_run_writes_a_table(script, monkeypatch, tmp_path):
+    if script is sharpness:
+        monkeypatch.setattr(script, "KINDS", [script.KINDS[3], script.KINDS[4]])
+        rows, words = 2 * 3, "SAM per part of 16 | rate 0.063, rho 0.1 | 68 | 136 |"
+    else:
+        monkeypatch.setattr(script, "CONTENDERS", script.CONTENDERS[2::3])
+        rows, words = 2 * 2, "WeightAveraging from 75% on | rate 0.0632 |"
+    path = tmp_path / "table.md"
+    monkeypatch.setattr("sys.argv", [script.__file__, "--quick", "--output", str(path)])
+    script.main()
+    text = path.read_text()
+    assert f"python benchmarks/{script.__name__}.py" in text and "--quick`" in text
+    assert words in text
+    assert text.count("\n| ") == rows + 2 * 2  # and the heads of two tables

@@ -99,11 +99,13 @@ OPTIMIZERS = {
     "weight decay": lambda: keras.optimizers.SGD(0.05, weight_decay=0.3),
     "EMA": lambda: keras.optimizers.Adam(0.05, use_ema=True, ema_overwrite_frequency=5),
     "amsgrad": lambda: keras.optimizers.Adam(0.05, amsgrad=True),
+    "Lookahead": lambda: kc.optimizers.Lookahead(keras.optimizers.Adam(0.05), steps=3),
     "Muon": lambda: keras.optimizers.Muon(0.05),
     "two": pytest.param(of_trunk_and_heads, marks=pytest.mark.multi_optimizer),
 }
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("non_finite", ["skip_update", "skip_batch"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=list(OPTIMIZERS))
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
@@ -121,7 +123,7 @@ def test_a_window_of_one_is_the_optimizer_itself(model_class, optimizer, non_fin
 
 @pytest.mark.backend("tensorflow", "torch")
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
-@pytest.mark.parametrize("name", ["Adam", "momentum", "EMA"])
+@pytest.mark.parametrize("name", ["Adam", "momentum", "EMA", "Lookahead"])
 def test_a_head_that_no_batch_of_a_window_reaches_stays(model_class, name):
     """As in plain Keras with one batch of both, in which nothing reaches it either."""
     make = OPTIMIZERS[name]
