@@ -1,8 +1,9 @@
 """The gradient flow of one network by keras_cool, and by diffrax (JAX) or torchdiffeq (PyTorch).
 
 Each side follows the full-batch flow from the same weights, with the same tolerances and the same
-first step, over the time that keras_cool reaches in some steps. Run it as `KERAS_BACKEND=jax python
-benchmarks/solver_peers.py`; `--output FILE` also writes the table.
+first step, over the time that keras_cool reaches in some steps. keras_cool does so twice: in one
+training step with `flow_time`, and in `fit` with a training step for each step of the solver. Run
+it as `KERAS_BACKEND=jax python benchmarks/solver_peers.py`; `--output FILE` also writes the table.
 """
 
 import argparse
@@ -24,8 +25,9 @@ THEIRS = {
     "jax": {"RK23": "Bosh3", "RK45": "Dopri5", "Tsit5": "Tsit5"},
     "torch": {"RK23": "bosh3", "RK45": "dopri5"},
 }
-COLUMNS = ["net", "method", "peer", *["gradients", "theirs", "distance", "theirs", "ms", "theirs"]]
-COLUMNS += ["ratio", "quartiles"]
+COLUMNS = ["net", "method", "peer", *["gradients", "theirs", "distance", "theirs"]]
+COLUMNS += ["ms, one call", "step by step", "theirs", "ratio, one call", "quartiles"]
+COLUMNS += ["ratio, step by step", "quartiles"]
 TOLERANCES = {"rtol": 1e-3, "atol": 1e-6}
 FIRST_STEP = 0.01
 
@@ -71,14 +73,17 @@ class Problem:
 
 
 class Ours:
-    """`model.fit` with the same batch at each step."""
+    """`model.fit` with the same batch at each step, or one training step over a flow time."""
 
-    def __init__(self, problem, method, steps):
-        self.problem, self.steps = problem, steps
+    def __init__(self, problem, method, steps=1, flow_time=None):
+        self.problem, self.steps, self.flow_time = problem, steps, flow_time
         layers = [keras.layers.Dense(n, activation="tanh") for n in problem.widths[1:-1]]
         net = [keras.Input((problem.widths[0],)), *layers, keras.layers.Dense(1)]
         self.model = kc.inject(keras.Sequential(net))
-        solver = getattr(kc.optimizers, method)(FIRST_STEP, **TOLERANCES, full_batch=True)
+        several = {} if flow_time is None else {"flow_time": flow_time, "max_steps": 10**6}
+        solver = getattr(kc.optimizers, method)(
+            FIRST_STEP, **TOLERANCES, full_batch=True, **several
+        )
         self.model.compile(solver, loss="mse")
         solver.build(self.model.trainable_variables)
         self.state = [v.numpy() for v in solver.variables]
@@ -91,8 +96,12 @@ class Ours:
             variable.assign(value)
         batches = (self.batch for _ in itertools.count())
         begin = time.perf_counter()
-        history = self.model.fit(batches, steps_per_epoch=self.steps, shuffle=False, verbose=0)
-        self.logs = {name: float(values[-1]) for name, values in history.history.items()}
+        if self.flow_time is None:
+            logs = self.model.fit(batches, steps_per_epoch=self.steps, shuffle=False, verbose=0)
+            logs = {name: values[-1] for name, values in logs.history.items()}
+        else:
+            logs = self.model.train_on_batch(*self.batch, return_dict=True)
+        self.logs = {name: float(value) for name, value in logs.items()}
         return time.perf_counter() - begin
 
     def evaluations(self):
@@ -228,19 +237,23 @@ PEERS = {"jax": Diffrax, "torch": Torchdiffeq}
 def measure(net, method, steps, rounds):
     """Gives the row of the table for one net and method."""
     problem = Problem(*NETS[net])
-    ours = Ours(problem, method, steps)
+    stepwise = Ours(problem, method, steps)
+    stepwise.run()
+    flow_time = stepwise.logs["flow_time"]
+    ours = Ours(problem, method, flow_time=flow_time)
     ours.run()
-    peer = PEERS[keras.backend.backend()](problem, method, ours.logs["flow_time"])
-    seconds = in_turn({"ours": ours.run, "peer": peer.run}, rounds)
-    median, low, high = ratio(seconds, "ours", "peer")
-    reference = problem.reference(ours.logs["flow_time"])
+    peer = PEERS[keras.backend.backend()](problem, method, flow_time)
+    peer.run()
+    seconds = in_turn({"ours": ours.run, "stepwise": stepwise.run, "peer": peer.run}, rounds)
+    reference = problem.reference(flow_time)
     far = [np.linalg.norm(s.end() - reference) / np.linalg.norm(reference) for s in (ours, peer)]
-    counts = ours.evaluations(), peer.evaluations()
-    return (
-        f"| {net} | {method} | {peer.name} | {counts[0]:.0f} | {counts[1]} | {far[0]:.1e} | "
-        f"{far[1]:.1e} | {milliseconds(seconds['ours']):.1f} | {milliseconds(seconds['peer']):.1f} "
-        f"| {median:.2f} | {low:.2f} to {high:.2f} |"
-    )
+    cells = [net, method, peer.name, f"{ours.evaluations():.0f}", f"{peer.evaluations()}"]
+    cells += [f"{distance:.1e}" for distance in far]
+    cells += [f"{milliseconds(seconds[side]):.1f}" for side in ("ours", "stepwise", "peer")]
+    for side in ("ours", "stepwise"):
+        median, low, high = ratio(seconds, side, "peer")
+        cells += [f"{median:.2f}", f"{low:.2f} to {high:.2f}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def main():

@@ -84,8 +84,26 @@ SIDES = {
     "RK4, adam": (kc.Model, lambda: methods.RK4("adam"), "adam"),
     "RK45, adam": (kc.Model, lambda: methods.RK45("adam", **SHORT), "adam"),
     "Chebyshev, adam": (kc.Model, lambda: methods.RungeKuttaChebyshev("adam", 6), "adam"),
+    "SAM": (kc.Model, lambda: methods.SAM(RATE), "sgd"),
+    "SAM, adam": (kc.Model, lambda: methods.SAM("adam"), "adam"),
+    "SAM, interval=5": (kc.Model, lambda: methods.SAM(RATE, interval=5), "sgd"),
+    "SAM, interval=5, adam": (kc.Model, lambda: methods.SAM("adam", interval=5), "adam"),
+    "Extragradient": (kc.Model, lambda: methods.Extragradient(RATE), "sgd"),
+    "Extragradient, adam": (kc.Model, lambda: methods.Extragradient("adam"), "adam"),
+    "OptimisticGradient": (kc.Model, lambda: methods.OptimisticGradient(RATE), "sgd"),
+    "OptimisticGradient, adam": (kc.Model, lambda: methods.OptimisticGradient("adam"), "adam"),
+    "Lookahead": (kc.Model, lambda: methods.Lookahead(RATE), "sgd"),
+    "Lookahead, adam": (kc.Model, lambda: methods.Lookahead("adam"), "adam"),
 }
-ALIKE = {"sgd, kc.Model": "1.02", "adam, kc.Model": "1.02", "sgd, a step of one's own": ""}
+TO_REACH = {
+    "sgd, kc.Model": "1.02",
+    "adam, kc.Model": "1.02",
+    "sgd, a step of one's own": "",
+    "SAM": "1.02",
+    "SAM, interval=5": "1.04",  # 1.25 of one step
+    "OptimisticGradient": "1.05",
+    "Lookahead": "1.05",
+}
 
 
 def chosen_sides(names):
@@ -93,6 +111,10 @@ def chosen_sides(names):
     if not names:
         return dict(SIDES)
     return {k: v for k, v in SIDES.items() if k in names or k.split(",")[0] in names}
+
+
+def to_reach(name):
+    return TO_REACH.get(name, TO_REACH.get(name.removesuffix(", adam"), "1.00"))
 
 
 def taken(model):
@@ -150,7 +172,7 @@ def measure(net, chosen, batch_size, evaluations, rounds):
         yield (
             f"| {net} | {name} | {count:g} {against} | {count * milliseconds(seconds[name]):.2f} | "
             f"{count * milliseconds(seconds[against]):.2f} | {median:.2f} | "
-            f"{low:.2f} to {high:.2f} | {ALIKE.get(name, '1.00')} |"
+            f"{low:.2f} to {high:.2f} | {to_reach(name)} |"
         )
 
 

@@ -2,7 +2,8 @@
 
 Every contender is tuned on seeds of its own, then run on others. Run it as
 `KERAS_BACKEND=jax python benchmarks/where_it_pays.py`; `--output FOLDER` says where the table, the
-curves and the plots go, `--tasks` and `--seeds` run a part, `--quick` shows that it runs.
+curves and the plots go, `--tasks`, `--contenders` and `--seeds` run a part, `--quick` shows that it
+runs.
 """
 
 import argparse
@@ -22,15 +23,19 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    names = [contender.name for contender in CONTENDERS]
+    parser.add_argument("--contenders", nargs="+", choices=names, default=names)
+    parser.add_argument("--targets", nargs=2, type=float, help="early and late, of one task")
     parser.add_argument("--seeds", type=int, default=5, help="how many")
     parser.add_argument("--output", type=pathlib.Path, help="the folder to write into")
     parser.add_argument("--quick", action="store_true", help="a tenth of the budget, no tuning")
     arguments = parser.parse_args()
     seeds = range(arguments.seeds)
+    contenders = [c for c in CONTENDERS if c.name in arguments.contenders]
     for name in arguments.tasks:
         task = TASKS[name]()
         budget = task.budget // 10 if arguments.quick else None
-        result = compare(task, CONTENDERS, seeds, arguments.quick, budget)
+        result = compare(task, contenders, seeds, arguments.quick, budget, arguments.targets)
         text = table(result)
         print(text, f"{result.seconds:.0f} s\n", sep="\n", flush=True)
         if arguments.output:

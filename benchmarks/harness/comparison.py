@@ -43,15 +43,17 @@ def targets_of(tunings, budget):
     ]
 
 
-def compare(task, contenders, seeds, quick=False, budget=None):
+def compare(task, contenders, seeds, quick=False, budget=None, targets=None):
     """Tunes the contenders on one task and runs them on the seeds.
 
     Args:
         task: A `Task`.
-        contenders: List of `Contender`s, some of ours and some not.
+        contenders: List of `Contender`s, some of ours and some not. Those made for other tasks are
+            left out.
         seeds: List of integers, none of them a tuning seed.
         quick: Whether to try only a rate or two of one setting.
         budget: Integer, or `None`: the task's own.
+        targets: Two floats, or `None`: what the best of the others reaches.
 
     Returns:
         `TaskResult`.
@@ -59,9 +61,11 @@ def compare(task, contenders, seeds, quick=False, budget=None):
     start, budget = time.perf_counter(), budget or task.budget
     tunings = []
     for contender in contenders:
+        if not contender.fits(task):
+            continue
         tunings.append(Tuning(task, contender, budget))
         tunings[-1].tune(TUNING_SEEDS, quick)
-    targets = targets_of(tunings, budget)
+    targets = targets or targets_of(tunings, budget)
     results = []
     for tuning in tunings:
         chosen = [tuning.best_at(budget), *(tuning.fastest_to(target) for target in targets)]

@@ -12,14 +12,6 @@ from harness.tasks import Task, dense_net, glorot_uniform, standard_normal
 GAME_SETTINGS = {"game": True, "momentum": (0.5, 0.9), "beta_1": (0.0, 0.5, 0.9)}
 
 
-def reversed_gradient(tensor):
-    """The tensor, with the gradient of its negative: what it depends on ascends, not descends.
-
-    Ganin and others, 2016, "Domain-adversarial training of neural networks".
-    """
-    return 2 * ops.stop_gradient(tensor) - tensor
-
-
 class Lagrangian(Recording, kc.Model):
     """Linear regression under equality constraints: descent in the weights, ascent in the
     multipliers of the constraints."""
@@ -34,7 +26,7 @@ class Lagrangian(Recording, kc.Model):
     def call(self, x):
         coefficients = self.coefficients.value
         violation = ops.matmul(self.constraints, coefficients) - self.values
-        self.add_loss(ops.sum(reversed_gradient(self.multipliers.value) * violation))
+        self.add_loss(ops.sum(kc.reverse_gradient(self.multipliers.value) * violation))
         return ops.matmul(x, coefficients)
 
     def measure(self, loss):
@@ -79,7 +71,7 @@ class Adversaries(Recording, kc.Model):
         self.noise, self.distance = noise, distance
 
     def call(self, real):
-        made = reversed_gradient(self.generator(self.noise))
+        made = kc.reverse_gradient(self.generator(self.noise))
         return self.critic(ops.concatenate([real, made]))
 
     def measure(self, loss):

@@ -108,6 +108,7 @@ def settings():
     """The environment variables that matter, as they stand before a command."""
     # glibc's; see results/README.md.
     names = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX")
+    names += ("OMP_NUM_THREADS",)
     given = {"KERAS_BACKEND": keras.backend.backend()}
     given |= {name: os.environ[name] for name in names if name in os.environ}
     return "".join(f"{name}={value} " for name, value in given.items())

@@ -22,8 +22,23 @@ COLOURS = {
     "Chebyshev": "C3",
     "Chebyshev over momentum": "C1",
     "Chebyshev over Adam": "C6",
+    "Extragradient": "navy",
+    "Extragradient over Adam": "C8",
+    "Optimistic": "gold",
+    "Optimistic over Adam": "lime",
+    "L-BFGS": "navy",
+    "SSBroyden": "lime",
 }
 STYLES = {"SGD": ":", "momentum": "--", "Adam": "-."}  # a style each, where it is not a solver
+# The methods for games: their colours alone would be too many.
+STYLES |= {
+    "Extragradient": "-o",
+    "Extragradient over Adam": "-s",
+    "Optimistic": "-^",
+    "Optimistic over Adam": "-v",
+    "L-BFGS": "-D",
+    "SSBroyden": "-P",
+}
 
 
 def machine_and_command(name, arguments):
@@ -53,8 +68,11 @@ def table(result):
 
 
 def verdict(result):
-    """Who of ours and of the others needs fewest evaluations to each target, and their ratio."""
+    """Who of ours and of the others needs fewest evaluations to each target, and their ratio; or
+    nothing, if only ours or only others ran."""
     parts = []
+    if len({one.contender.ours for one in result.results}) < 2:
+        return ""
     for i, name in enumerate(("early", "late")):
         best = {}
         for ours in (False, True):
@@ -122,8 +140,12 @@ def plot(tasks, folder, path):
         axes.axis("off")
     for axes, (name, file) in zip(grid.flat, files.items()):
         _panel(axes, tasks[name](), file)
-    handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2 * columns, frameon=False)
+    found = {}  # not all of them are in each panel
+    for axes in grid.flat:
+        found |= {name: line for line, name in zip(*axes.get_legend_handles_labels())}
+    figure.legend(
+        found.values(), found, loc="outside upper center", ncols=2 * columns, frameon=False
+    )
     figure.savefig(path, dpi=72, pil_kwargs={"optimize": True})
     plt.close(figure)
     return True
@@ -138,7 +160,8 @@ def _panel(axes, task, file):
     for name, points in curves.items():
         at, middle, low, high = np.transpose(points)
         style, colour = STYLES.get(name, "-"), COLOURS[name]
-        axes.plot(at, middle, style, color=colour, label=name, linewidth=1.6)
+        line = axes.plot(at, middle, style, color=colour, label=name, linewidth=1.6)
+        line[0].set(markersize=4, markevery=POINTS // 5)
         axes.fill_between(at, low, high, color=colour, alpha=0.1, linewidth=0)
     axes.set(yscale="log", xlim=(0, at[-1]), xlabel="gradient evaluations", ylabel=task.measured)
     axes.set_title(task.title, fontsize=11)
