@@ -12,7 +12,6 @@ sizes, and is the same on both sides. It prints how far from the flow each metho
 the picture.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from program.command_line import count, parser_of, positive
+from program.command_line import count, parser_of, picture, positive
 from program.errors import UserError, backend_required, require
 
 with backend_required("trajectories.py"):
@@ -177,14 +176,6 @@ def draw(paths, curvature, output):
         axes.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=110)
-
-
-def picture(text):
-    """Reads the path of a PNG file."""
-    path = Path(text)
-    if path.suffix.lower() != ".png" or path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is not the path of a .png file")
-    return path
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,9 +1,10 @@
-"""Parsers of a command line: `--help` from a script's docstring, and numbers that are checked."""
+"""Parsers of a command line: `--help` from a docstring, numbers and paths that are checked."""
 
 import argparse
 import contextlib
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from program.errors import UserError
@@ -37,6 +38,14 @@ def number(kind: type, wanted: str, allowed: Callable[[float], bool]) -> Callabl
         raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
 
     return read
+
+
+def picture(text: str) -> Path:
+    """Reads the path of a PNG file."""
+    path = Path(text)
+    if path.suffix.lower() != ".png" or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not the path of a .png file")
+    return path
 
 
 count = number(int, "a whole number of at least 1", lambda n: n >= 1)
