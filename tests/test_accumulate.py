@@ -2,13 +2,9 @@
 
 import copy
 import json
-import os
 import pathlib
 import pickle
 import re
-import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -22,6 +18,7 @@ from support.comparisons import (
     assert_same_state,
     assert_same_weights,
 )
+from support.killed import train_until_killed
 from support.small_net import X, Y, compiled_net, net, updates
 from support.training import fit
 
@@ -391,20 +388,6 @@ def test_config_round_trip(steps):
     assert isinstance(copy.inner_optimizer, keras.optimizers.Adam)
 
 
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, {folder!r})
-import keras, test_accumulate as t
-class Kill(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None):
-        if self.model.epoch == 1 and batch == 6:
-            os.kill(os.getpid(), signal.SIGKILL)
-    def on_epoch_begin(self, epoch, logs=None):
-        self.model.epoch = epoch
-t.train_with_backup({path!r}, [Kill()])
-"""
-
-
 def train_with_backup(path, callbacks=()):
     """4 epochs of 15 batches in windows of 4, with dropout; a backup after each epoch."""
     model = net(kc.Model, keras.layers.Dropout(0.3, seed=1))
@@ -421,11 +404,7 @@ def train_with_backup(path, callbacks=()):
 def test_killed_in_the_middle_of_a_window_and_resumed(tmp_path):
     """By BackupAndRestore from the end of an epoch, by ModelCheckpoint from within one; both are
     in the middle of a window. The weights are those of a run that nobody killed, to the bit."""
-    folder = str(pathlib.Path(__file__).parent)
-    code = KILLED.format(folder=folder, path=str(tmp_path))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
-    assert result.returncode == -signal.SIGKILL
+    train_until_killed("test_accumulate", tmp_path, epoch=1, batch=6)
     metadata = json.loads((tmp_path / "backup" / "training_metadata.json").read_text())
     assert metadata["epoch"] == 1
 

@@ -1,5 +1,6 @@
 """What `LBFGS`, `BFGS` and `SSBroyden` have in common: minima, what a step does, errors."""
 
+import pathlib
 import warnings
 
 import keras
@@ -8,7 +9,8 @@ import pytest
 from keras import ops
 
 import keras_cool as kc
-from support.comparisons import assert_all_equal
+from support.comparisons import assert_all_equal, assert_same_state
+from support.killed import train_until_killed
 from support.minima import Rosenbrock, minimise, model_of
 from support.quasi_newton import PROBLEMS, RNG, inverse_hessian_of, random_pairs, tensors
 from support.training import fit
@@ -196,6 +198,20 @@ def test_another_set_of_variables_starts_anew(method):
     model.layers[0].trainable = True
     model.compile(model.optimizer, loss="mse")
     assert train(model, epochs=3)["loss"][-1] < losses[-1]
+
+
+def train_with_backup(path, callbacks=()):
+    """6 epochs on the full batch, with dropout; a backup after each."""
+    model = net(LBFGS(memory=3, max_iterations=3), keras.layers.Dropout(0.2, seed=1))
+    backup = keras.callbacks.BackupAndRestore(pathlib.Path(path) / "backup")
+    return model, train(model, epochs=6, callbacks=[backup, *callbacks])
+
+
+def test_a_killed_training_goes_on_bit_for_bit(tmp_path):
+    train_until_killed("test_quasi_newton", tmp_path, epoch=3, batch=0)
+    resumed, logs = train_with_backup(tmp_path)
+    assert len(logs["loss"]) == 3
+    assert_same_state(resumed, train_with_backup(tmp_path / "whole")[0])
 
 
 @every
