@@ -171,88 +171,96 @@ class NotedReads:
             context.noted = True
 
 
-class ReducingLosses:
-    """A context in which each `keras.losses.Loss` reduces its values by a function of one's own.
+class _InPlaceOfKeras:
+    """A context in which Keras calls a function of one's own in place of its own one.
 
     It holds for the thread that entered it: replicas of `tf.distribute` are threads, which may
     enter and leave in any order. Keras' own function is in its place again once all have left.
+    A subclass puts into its place what asks `_innermost`, and takes it out again.
 
     Args:
-        reduce: A function `reduce(keras_reduction, values, sample_weight, mask, reduction, dtype)`
-            that returns the loss. `keras_reduction` takes the arguments after it.
+        function: The function.
     """
 
-    _keras_reduction = staticmethod(keras_loss.reduce_weighted_values)
-    _local = threading.local()
-    _lock = threading.Lock()
-    _entered = 0
+    _local: threading.local
+    _lock: threading.Lock
+    _entered: int
 
-    def __init__(self, reduce):
-        self._reduce = reduce
+    def __init_subclass__(cls):
+        cls._local, cls._lock, cls._entered = threading.local(), threading.Lock(), 0
+
+    def __init__(self, function):
+        self._function = function
 
     def __enter__(self):
-        self._outer = getattr(self._local, "reduce", None)
-        self._local.reduce = self._reduce
+        self._outer = self._innermost()
+        self._local.function = self._function
         with self._lock:
-            ReducingLosses._entered += 1
-            keras_loss.reduce_weighted_values = self._reduce_weighted_values
+            type(self)._entered += 1
+            self._put_in()
 
     def __exit__(self, *exception):
-        self._local.reduce = self._outer
+        self._local.function = self._outer
         with self._lock:
-            ReducingLosses._entered -= 1
-            if not ReducingLosses._entered:
-                keras_loss.reduce_weighted_values = self._keras_reduction
+            type(self)._entered -= 1
+            if not self._entered:
+                self._take_out()
+
+    def _put_in(self):
+        raise NotImplementedError
+
+    def _take_out(self):
+        raise NotImplementedError
+
+    @classmethod
+    def _innermost(cls):
+        """The function of the innermost context of this thread, or `None`."""
+        return getattr(cls._local, "function", None)
+
+
+class ReducingLosses(_InPlaceOfKeras):
+    """A context in which each `keras.losses.Loss` reduces its values by a function of one's own:
+    `reduce(keras_reduction, values, sample_weight, mask, reduction, dtype)` returns the loss.
+    `keras_reduction` takes the arguments after it."""
+
+    _keras_reduction = staticmethod(keras_loss.reduce_weighted_values)
+
+    def _put_in(self):
+        keras_loss.reduce_weighted_values = self._reduce_weighted_values
+
+    def _take_out(self):
+        keras_loss.reduce_weighted_values = self._keras_reduction
 
     @classmethod
     def _reduce_weighted_values(
         cls, values, sample_weight=None, mask=None, reduction="sum_over_batch_size", dtype=None
     ):
         arguments = (values, sample_weight, mask, reduction, dtype)
-        reduce = getattr(cls._local, "reduce", None)
+        reduce = cls._innermost()
         if reduce is None:
             return cls._keras_reduction(*arguments)
         return reduce(cls._keras_reduction, *arguments)
 
 
-class SquaringLosses:
-    """A context in which the losses and regularisers of Keras square by a function of one's own.
-
-    It holds for the thread that entered it, as `ReducingLosses` does.
-
-    Args:
-        square: A function of a tensor, in place of `keras.ops.square`.
-    """
+class SquaringLosses(_InPlaceOfKeras):
+    """A context in which the losses and regularisers of Keras square by a function of one's own, in
+    place of `keras.ops.square`."""
 
     _keras_ops = keras_losses.ops
     _modules = (keras_losses, keras_regularizers)
-    _local = threading.local()
-    _lock = threading.Lock()
-    _entered = 0
 
-    def __init__(self, square):
-        self._square = square
+    def _put_in(self):
+        for module in self._modules:
+            module.ops = self._ops
 
-    def __enter__(self):
-        self._outer = getattr(self._local, "square", None)
-        self._local.square = self._square
-        with self._lock:
-            SquaringLosses._entered += 1
-            for module in self._modules:
-                module.ops = self._ops
-
-    def __exit__(self, *exception):
-        self._local.square = self._outer
-        with self._lock:
-            SquaringLosses._entered -= 1
-            if not SquaringLosses._entered:
-                for module in self._modules:
-                    module.ops = self._keras_ops
+    def _take_out(self):
+        for module in self._modules:
+            module.ops = self._keras_ops
 
     @classmethod
     def square(cls, x):
         """Squares a tensor as the innermost context of this thread does."""
-        return (getattr(cls._local, "square", None) or cls._keras_ops.square)(x)
+        return (cls._innermost() or cls._keras_ops.square)(x)
 
     class _Ops:
         """The `keras.ops` of these modules, with another `square`."""

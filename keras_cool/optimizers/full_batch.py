@@ -3,13 +3,29 @@
 import warnings
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_cool.backend import vectors
 from keras_cool.float64 import measured_dtype
 from keras_cool.optimizers.multi_gradient_optimizer import MultiGradientOptimizer
 
+LARGEST_MATRIX = 10_000  # rows
 SEVERAL = 3  # so many batches in a row that differ are no full batch
+
+
+def check_matrix(size, dtype, message):
+    """Refuses a square matrix of more than 10,000 rows.
+
+    Args:
+        size: Integer, the number of its rows.
+        dtype: String.
+        message: String, what is wrong. In it stand `{size}` and `{memory}`, that of the matrix.
+    """
+    if size > LARGEST_MATRIX:
+        memory = f"{size**2 * np.dtype(dtype).itemsize / 1e9:.1f} GB"
+        advice = f"It is for up to {LARGEST_MATRIX:,}. Use keras_cool.optimizers.LBFGS."
+        raise ValueError(f"{message.format(size=f'{size:,}', memory=memory)} {advice}")
 
 
 class FullBatchMethod(MultiGradientOptimizer):

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import numpy as np
 from keras import ops
 
 from keras_cool.backend import scalars, vectors
-
-LARGEST = 10_000  # rows of a matrix
+from keras_cool.optimizers.full_batch import check_matrix
 
 
 class NormalEquations:
@@ -75,11 +73,10 @@ def _reduced(residuals, jacobian, is_whole):
 
 def _check_size(rows, columns, is_whole, dtype):
     size = min(rows or columns, columns) if is_whole else columns
-    if size > LARGEST:
-        memory = size**2 * np.dtype(dtype).itemsize / 1e9
-        raise ValueError(
-            f"LevenbergMarquardt makes a matrix of {size:,} by {size:,} numbers here, which would "
-            f"take {memory:.1f} GB: a row for each weight, or without `microbatch_size` for each "
-            f"residual where those are fewer. It is for up to {LARGEST:,}. Use "
-            "keras_cool.optimizers.LBFGS."
-        )
+    check_matrix(
+        size,
+        dtype,
+        "LevenbergMarquardt makes a matrix of {size} by {size} numbers here, which would take "
+        "{memory}: a row for each weight, or without `microbatch_size` for each residual where "
+        "those are fewer.",
+    )

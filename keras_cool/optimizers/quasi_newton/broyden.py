@@ -3,15 +3,14 @@
 import math
 
 import keras
-import numpy as np
 
 from keras_cool.backend import scalars
+from keras_cool.optimizers.full_batch import check_matrix
 from keras_cool.optimizers.quasi_newton.dense import DenseInverse
 from keras_cool.optimizers.quasi_newton.engine import QuasiNewton
 from keras_cool.optimizers.steering_numbers import smaller
 
 divided, where = scalars.divided, scalars.where
-LARGEST = 10_000  # weights
 
 
 class DenseQuasiNewton(QuasiNewton):
@@ -43,13 +42,12 @@ class DenseQuasiNewton(QuasiNewton):
 
     def _make_inverse_hessian(self, variables, dtype):
         size = sum(math.prod(v.shape) for v in variables)
-        if size > LARGEST:
-            memory = size**2 * np.dtype(dtype).itemsize / 1e9
-            raise ValueError(
-                f"{type(self).__name__} keeps a matrix of the weights by the weights: of the "
-                f"{size:,} weights of this model it would take {memory:.1f} GB, and a step several "
-                f"times that. It is for up to {LARGEST:,} weights. Use keras_cool.optimizers.LBFGS."
-            )
+        check_matrix(
+            size,
+            dtype,
+            f"{type(self).__name__} keeps a matrix of the weights by the weights: of the {{size}} "
+            "weights of this model it would take {memory}, and a step several times that.",
+        )
         return DenseInverse(self, variables, dtype, self._factors)
 
 
