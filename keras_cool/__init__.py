@@ -4,6 +4,7 @@ from keras_cool import callbacks, optimizers
 from keras_cool.float64 import enable_float64
 from keras_cool.gradients import value_and_grad
 from keras_cool.gradients.reversal import reverse_gradient
+from keras_cool.training.closed_form import check_gradient
 from keras_cool.training.inject import inject
 from keras_cool.training.mixin import MultiGradientMixin
 from keras_cool.training.model import Model
@@ -17,6 +18,7 @@ __all__ = [
     "MultiGradientMixin",
     "__version__",
     "callbacks",
+    "check_gradient",
     "enable_float64",
     "inject",
     "optimizers",

@@ -302,6 +302,13 @@ def training_loss(model, x, y, y_pred, sample_weight):
     return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
 
 
+def measures_outputs(model):
+    """Whether the metrics of a step depend on the outputs: those of `compile` do, and those of a
+    `compute_metrics` of one's own may."""
+    own = type(model).compute_metrics is not Trainer.compute_metrics
+    return own or model._compile_metrics is not None
+
+
 def loss_tracker(model):
     """The metric that holds the running mean of the loss."""
     return model._loss_tracker
@@ -605,6 +612,7 @@ __all__ = [
     "learning_rate_variable",
     "loss_tracker",
     "mean_gradient",
+    "measures_outputs",
     "moving_average",
     "optimizer_of",
     "own_generators",

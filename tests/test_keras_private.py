@@ -214,6 +214,23 @@ def test_apply_mask_merges_mask_and_sample_weight():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(merged), [1, 0, 3, 4])
 
 
+def test_metrics_that_need_the_outputs_are_known():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", loss="mse")
+    assert not keras_private.measures_outputs(model)
+    for metrics in ("metrics", "weighted_metrics"):
+        model.compile("sgd", loss="mse", **{metrics: ["mae"]})
+        assert keras_private.measures_outputs(model)
+
+    class Own(keras.Sequential):
+        def compute_metrics(self, x, y, y_pred, sample_weight=None):
+            return {}
+
+    model = Own([keras.layers.Dense(1)])
+    model.compile("sgd", loss="mse")
+    assert keras_private.measures_outputs(model)
+
+
 def test_in_stateless_scope():
     assert not keras_private.in_stateless_scope()
     with keras.StatelessScope():

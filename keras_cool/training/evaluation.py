@@ -33,12 +33,15 @@ class Objective(NamedTuple):
         summarise: A function `summarise(*part, outputs, loss)` that updates metrics and returns
             the logs, or `None`. It is called in the first evaluation.
         aux: A function of the outputs that returns what the caller wants of them, or `None`.
+        closed_form: A function `closed_form(*part)` that returns loss and gradients, as a
+            `closed_form_gradient` does, or `None`: automatic differentiation of `loss` gives them.
     """
 
     forward: Callable
     loss: Callable
     summarise: Callable | None = None
     aux: Callable | None = None
+    closed_form: Callable | None = None
 
 
 class Evaluation:
@@ -281,8 +284,14 @@ class Evaluation:
             weighted = loss if share is None else loss * ops.cast(share, loss.dtype)
             return self._scale_loss(weighted), (loss, outputs, losses.weight.divisor)
 
+        gradients_at = value_and_grad_at(objective, self.variables)
+        if self._objective.closed_form is not None:
+            gradients_at = partial(self._in_closed_form, batch, share)
+
+            def objective():
+                return gradients_at(point)[0]
+
         if differentiate:
-            gradients_at = value_and_grad_at(objective, self.variables)
             repeatable = backend.snapshots.SameRandomNumbers() if displace else nullcontext()
             with repeatable, OverlayScope() as scope:
                 (_, results), gradients = gradients_at(point)
@@ -293,7 +302,7 @@ class Evaluation:
             self._others_read.update(scope.others_read)
         loss, outputs, divisor = results
         is_first = self.loss is None
-        _, _, summarise, aux = self._objective
+        summarise, aux = self._objective.summarise, self._objective.aux
         measured = []
         if share is not None and differentiate and is_first and self._events is not None:
             measured = self._events.measured(gradients, share)
@@ -318,6 +327,20 @@ class Evaluation:
         with losses.correcting():
             outputs = self._objective.forward(*batch)
             return self._objective.loss(*batch, outputs), outputs
+
+    def _in_closed_form(self, batch, share, point):
+        """What `value_and_grad_at` of the objective gives, from the model's own gradient."""
+        with OverlayScope(zip(self.variables, point, strict=True)) as scope:
+            scope.keeps_assigned = KEEPS_ASSIGNED
+            loss, gradients = self._objective.closed_form(*batch)
+        for variable, value in scope.updates:
+            variable.assign(value)
+        replicas = backend.updates.number_of_replicas()  # whose losses are added up
+        if share is not None or replicas > 1:
+            weight = (1.0 if share is None else share) / replicas
+            gradients = _by_factor(gradients, weight, ops.multiply)
+        loss = loss / replicas if replicas > 1 else loss
+        return (None, (loss, None, None)), rescale(gradients, self._scale_loss)
 
     def _normalisers(self, point, tensors, pack):
         """The losses' normalisers, summed over the batch: a forward pass, of which a compiler
@@ -365,4 +388,8 @@ def _scaled(gradients, scale_loss, operation):
     scale = scale_loss(one)
     if scale is one:
         return gradients
-    return [None if g is None else operation(g, ops.cast(scale, g.dtype)) for g in gradients]
+    return _by_factor(gradients, scale, operation)
+
+
+def _by_factor(gradients, factor, operation):
+    return [None if g is None else operation(g, ops.cast(factor, g.dtype)) for g in gradients]

@@ -11,8 +11,10 @@ from keras_cool import backend
 from keras_cool.keras_private import (
     Trainer,
     batch_size,
+    eager_build,
     forward,
     loss_tracker,
+    measures_outputs,
     training_loss,
     unscaled_for_replicas,
 )
@@ -23,6 +25,7 @@ from keras_cool.optimizer_roles import (
     optimizers_of,
 )
 from keras_cool.training.batch_weights import BatchWeights
+from keras_cool.training.closed_form import closed_form_of
 from keras_cool.training.compilation import Compilation
 from keras_cool.training.evaluation import Evaluation, Objective, rescale
 from keras_cool.training.fit_callbacks import as_numbers, with_own_callbacks
@@ -47,6 +50,10 @@ class MultiGradientMixin(Compilation, BackendStep):
     `compile` takes the multi-gradient optimizers of `keras_cool.optimizers`, and
     `multi_gradient_step` may be overridden: one method, the same on JAX, TensorFlow and PyTorch.
     With a plain Keras optimizer and no override the model trains as it does without the mixin.
+
+    A model that knows its gradient in closed form says it in a method
+    `closed_form_gradient(self, x, y, sample_weight)`, which takes the place of automatic
+    differentiation in `fit`: see `keras_cool.check_gradient`.
 
     Example:
 
@@ -116,14 +123,15 @@ class MultiGradientMixin(Compilation, BackendStep):
         if accumulators(self.optimizer):
             method = None
 
-        def loss(x, y, sample_weight, y_pred):
-            return training_loss(self, x, y, y_pred, sample_weight)
+        closed_form = closed_form_of(self)
 
         def summarise(x, y, sample_weight, y_pred, loss):
             self._track_loss(loss, x)
+            if closed_form is not None and measures_outputs(self):
+                y_pred = forward(self, x)
             return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
-        objective = Objective(lambda x, y, w: forward(self, x), loss, summarise)
+        objective = self._objective(closed_form)._replace(summarise=summarise)
         batch = (x, y, sample_weight)
         evaluation = self._evaluation(objective, batch, variables, self.optimizer)
         return take_step(self, evaluation, method)
@@ -286,6 +294,7 @@ class MultiGradientMixin(Compilation, BackendStep):
             not overridden
             and not self.step_hooks.callbacks
             and self.microbatch_size is None
+            and getattr(self, "closed_form_gradient", None) is None
             and gradient_estimator(self.optimizer) is None
             and not accumulators(self.optimizer)
         )
@@ -371,6 +380,23 @@ class MultiGradientMixin(Compilation, BackendStep):
             during_step = self.step_hooks.during_step()
         with during_step:
             return super().predict_step(*args)
+
+    def _objective(self, closed_form):
+        def loss(x, y, sample_weight, y_pred):
+            return training_loss(self, x, y, y_pred, sample_weight)
+
+        return Objective(lambda x, y, w: forward(self, x), loss, closed_form=closed_form)
+
+    def _gradient_of(self, data, closed_form):
+        """Returns loss and gradients of a batch outside of a step, in closed form or, if that is
+        `None`, by automatic differentiation."""
+        data = keras.tree.map_structure(_as_tensor, data)
+        eager_build(self, data)
+        batch, variables = keras.utils.unpack_x_y_sample_weight(data), self.trainable_variables
+        objective = self._objective(closed_form)
+        evaluation = self._evaluation(objective, batch, variables, self.optimizer)
+        with self.recording_nothing():
+            return evaluation.of_replica([v.value for v in variables])
 
     def _evaluation(self, objective, batch, variables, optimizer):
         events = self.step_hooks.events

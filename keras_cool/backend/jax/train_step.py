@@ -120,6 +120,10 @@ class BackendStep(ModelBase):
             self.metrics_variables,
         )
 
+    def recording_nothing(self):
+        """The context of a step, in which no operation is recorded but for an evaluation."""
+        return contextlib.nullcontext()
+
     def scope_of_variables(self):
         """The context in which variables are made on all devices of the model: any."""
         return contextlib.nullcontext()

@@ -16,6 +16,10 @@ from keras_cool.keras_private import (
 class BackendStep(ModelBase):
     """Runs the common step as `train_step`."""
 
+    def recording_nothing(self):
+        """The context of a step, in which no operation is recorded but for an evaluation."""
+        return contextlib.nullcontext()
+
     def scope_of_variables(self):
         """The context in which variables are made on all devices of the model."""
         return self.distribute_strategy.scope()

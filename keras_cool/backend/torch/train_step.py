@@ -11,6 +11,10 @@ from keras_cool.keras_private import ModelBase, all_layers
 class BackendStep(ModelBase):
     """Runs the common step as `train_step`."""
 
+    def recording_nothing(self):
+        """The context of a step, in which no operation is recorded but for an evaluation."""
+        return torch.no_grad()
+
     def scope_of_variables(self):
         """The context in which variables are made on all devices of the model: any."""
         return contextlib.nullcontext()
@@ -23,7 +27,7 @@ class BackendStep(ModelBase):
     def train_step(self, data):
         if self.takes_plain_step():
             return super().train_step(data)
-        with torch.no_grad():
+        with self.recording_nothing():
             return self.run_step(data)
 
     def make_train_function(self, force=False):

@@ -1,0 +1,130 @@
+"""Models of embedding tables with their gradients in closed form, and data for them."""
+
+import keras
+import numpy as np
+from keras import ops
+
+ROWS, WIDTH, SAMPLES = 40, 6, 44
+WEIGHTS = np.random.default_rng(12).random(SAMPLES).astype("float32")
+
+
+def ids(seed, *shape):
+    """Rows, some more than once."""
+    return np.random.default_rng(seed).integers(0, ROWS, (SAMPLES, *shape)).astype("int32")
+
+
+def table(name, rows=ROWS, width=WIDTH, **options):
+    layer = keras.layers.Embedding(rows, width, "normal", name=name, **options)
+    layer.build()
+    return layer
+
+
+def gather(layer, ids):
+    return ops.take(layer.embeddings, ids, axis=0)
+
+
+def dense_gradient(layer, ids, values):
+    """The gradient by a whole table, from those by the rows that were read."""
+    ids, values = ops.reshape(ids, (-1, 1)), ops.reshape(values, (-1, layer.output_dim))
+    return ops.scatter(ids, values, tuple(layer.embeddings.shape))
+
+
+def mean_of(values, sample_weight):
+    """The factor of each value in the mean over all values, samples first."""
+    count = ops.cast(ops.size(values), values.dtype)
+    if sample_weight is None:
+        return ops.ones_like(values) / count
+    shape = (-1, *[1] * (len(values.shape) - 1))
+    return ops.reshape(ops.cast(sample_weight, values.dtype), shape) / count
+
+
+class _TwoTables:
+    """What the models have in common: `make_gradient` says how a gradient by rows is returned."""
+
+    make_gradient = staticmethod(dense_gradient)
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = table("first"), table("second")
+
+    def closed_form_gradient(self, x, y, sample_weight):
+        loss, by_first, by_second = self.rows_gradient(x, y, sample_weight)
+        return loss, [
+            self.make_gradient(self.first, x[0], by_first),
+            self.make_gradient(self.second, x[1], by_second),
+        ]
+
+
+class SkipGram(_TwoTables):
+    """A word and several contexts of it, of which y says which are true."""
+
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+
+    @staticmethod
+    def data():
+        y = np.zeros((SAMPLES, 4), "float32")
+        y[:, 0] = 1
+        return (ids(0), ids(1, 4)), y
+
+    def call(self, x):
+        return ops.einsum("bd,bkd->bk", self.first(x[0]), self.second(x[1]))
+
+    def rows_gradient(self, x, y, sample_weight):
+        u, v = gather(self.first, x[0]), gather(self.second, x[1])
+        scores = ops.einsum("bd,bkd->bk", u, v)
+        factor = mean_of(scores, sample_weight)
+        loss = ops.sum(factor * (ops.softplus(scores) - y * scores))
+        error = factor * (ops.sigmoid(scores) - y)
+        return loss, ops.einsum("bk,bkd->bd", error, v), ops.einsum("bk,bd->bkd", error, u)
+
+
+class Cbow(_TwoTables):
+    """The mean of the words around a place, and words of which y says which stands there."""
+
+    loss = SkipGram.loss
+
+    @staticmethod
+    def data():
+        return (ids(2, 5), ids(3, 4)), SkipGram.data()[1]
+
+    def call(self, x):
+        return ops.einsum("bd,bkd->bk", ops.mean(self.first(x[0]), axis=1), self.second(x[1]))
+
+    def rows_gradient(self, x, y, sample_weight):
+        u, v = gather(self.first, x[0]), gather(self.second, x[1])
+        scores = ops.einsum("bd,bkd->bk", ops.mean(u, axis=1), v)
+        factor = mean_of(scores, sample_weight)
+        loss = ops.sum(factor * (ops.softplus(scores) - y * scores))
+        error = factor * (ops.sigmoid(scores) - y)
+        by_mean = ops.einsum("bk,bkd->bd", error, v) / 5
+        by_words = ops.einsum("bk,bd->bkd", error, ops.mean(u, axis=1))
+        return loss, ops.repeat(by_mean[:, None], 5, axis=1), by_words
+
+
+class Factorisation(_TwoTables):
+    """Ratings of pairs as products of two vectors, squared error."""
+
+    loss = "mse"
+
+    @staticmethod
+    def data():
+        ratings = np.random.default_rng(4).normal(size=(SAMPLES, 1)).astype("float32")
+        return (ids(5), ids(6)), ratings
+
+    def call(self, x):
+        return ops.sum(self.first(x[0]) * self.second(x[1]), axis=-1, keepdims=True)
+
+    def rows_gradient(self, x, y, sample_weight):
+        u, v = gather(self.first, x[0]), gather(self.second, x[1])
+        error = ops.sum(u * v, axis=-1, keepdims=True) - y
+        factor = mean_of(error, sample_weight)
+        return ops.sum(factor * error**2), 2 * factor * error * v, 2 * factor * error * u
+
+
+MODELS = [SkipGram, Cbow, Factorisation]
+
+
+def make(kind, *bases, seed=0, **attributes):
+    """A model of the kind with the bases, such as `kc.Model`; attributes of its class besides."""
+    keras.utils.set_random_seed(seed)
+    return type(kind.__name__, (kind, *bases), attributes)()
