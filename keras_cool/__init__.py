@@ -1,6 +1,7 @@
 """Training steps for Keras 3 that need more than one gradient, on JAX, TensorFlow and PyTorch."""
 
 from keras_cool import callbacks, optimizers
+from keras_cool.backend.row_sparse import RowSparse
 from keras_cool.float64 import enable_float64
 from keras_cool.gradients import value_and_grad
 from keras_cool.gradients.reversal import reverse_gradient
@@ -16,6 +17,7 @@ optimizers.MultiGradientOptimizer._inject = staticmethod(inject)
 __all__ = [
     "Model",
     "MultiGradientMixin",
+    "RowSparse",
     "__version__",
     "callbacks",
     "check_gradient",

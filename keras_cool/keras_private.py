@@ -13,6 +13,7 @@ from keras.src.backend.common.dtypes import BIT64_TO_BIT32_DTYPE
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
+from keras.src.layers.core import embedding as keras_embedding
 from keras.src.losses import loss as keras_loss
 from keras.src.losses import losses as keras_losses
 from keras.src.losses.loss import apply_mask
@@ -270,6 +271,40 @@ class SquaringLosses(_InPlaceOfKeras):
 
         def square(self, x):
             return SquaringLosses.square(x)
+
+    _ops = _Ops()
+
+
+class GatheringRows(_InPlaceOfKeras):
+    """A context in which `keras.layers.Embedding` looks up rows by a function of one's own:
+    `gather(table, indices)` of a `keras.Variable` and a tensor of integers returns the rows, or
+    `None` to have Keras look them up."""
+
+    _keras_ops = keras_embedding.ops
+
+    def _put_in(self):
+        keras_embedding.ops = self._ops
+
+    def _take_out(self):
+        keras_embedding.ops = self._keras_ops
+
+    @classmethod
+    def take(cls, x, indices, axis=None):
+        """Takes rows as the innermost context of this thread does."""
+        gather = cls._innermost()
+        rows = None
+        if gather is not None and isinstance(x, keras.Variable) and axis == 0:
+            rows = gather(x, indices)
+        return cls._keras_ops.take(x, indices, axis=axis) if rows is None else rows
+
+    class _Ops:
+        """The `keras.ops` of the embedding layer, with another `take`."""
+
+        def __getattr__(self, name):
+            return getattr(GatheringRows._keras_ops, name)
+
+        def take(self, x, indices, axis=None):
+            return GatheringRows.take(x, indices, axis)
 
     _ops = _Ops()
 
@@ -553,6 +588,38 @@ def moving_average(optimizer, variable):
     return optimizer._model_variables_moving_average[variable_index(optimizer, variable)]
 
 
+def embedding_table(layer):
+    """The variable that an `Embedding` layer looks rows up in, or `None`: it is not built."""
+    return getattr(layer, "_embeddings", None)
+
+
+def is_of_keras(optimizer, kind):
+    """Whether an optimizer is of a class of Keras, and not of a subclass from elsewhere."""
+    return isinstance(optimizer, kind) and type(optimizer).__module__.startswith("keras.src.")
+
+
+def present_gradients(optimizer, gradients, variables):
+    """The gradients that are not `None`, and their variables; an optimizer warns of the others."""
+    return optimizer._filter_empty_gradients(gradients, variables)
+
+
+def clip_gradients(optimizer, gradients):
+    """The gradients as an optimizer clips them."""
+    return optimizer._clip_gradients(gradients)
+
+
+def update_dense(optimizer, pairs):
+    """What `optimizer.apply` does with pairs of gradients and variables after clipping, where there
+    is no weight decay, average of weights or accumulation; and counts the update."""
+    gradients, variables = [g for g, _ in pairs], [v for _, v in pairs]
+    if pairs:
+        optimizer._backend_update_step(gradients, variables, optimizer.learning_rate)
+    for variable in variables:
+        if variable.constraint is not None:
+            variable.assign(variable.constraint(variable))
+    optimizer._iterations.assign_add(1)
+
+
 def holds_several(optimizer):
     """Whether an optimizer is a `MultiOptimizer`, which Keras has from 3.15 on."""
     return isinstance(optimizer, getattr(keras.optimizers, "MultiOptimizer", ()))
@@ -582,6 +649,7 @@ def set_compiled_optimizer(model, optimizer):
 
 __all__ = [
     "Functional",
+    "GatheringRows",
     "KerasSaveable",
     "ModelBase",
     "NotedReads",
@@ -594,8 +662,10 @@ __all__ = [
     "batches_again",
     "call_in_order",
     "can_be_read_again",
+    "clip_gradients",
     "distribution_strategy",
     "eager_build",
+    "embedding_table",
     "forward",
     "functional_init_arguments",
     "get_keras_mask",
@@ -604,6 +674,7 @@ __all__ = [
     "in_layer_call",
     "in_stateless_scope",
     "infinity_norm",
+    "is_of_keras",
     "is_seed_state",
     "is_trained_by",
     "is_validation",
@@ -616,6 +687,7 @@ __all__ = [
     "moving_average",
     "optimizer_of",
     "own_generators",
+    "present_gradients",
     "promote_to_float64",
     "promotes_to_float64",
     "running_fit",
@@ -631,6 +703,7 @@ __all__ = [
     "training_loss",
     "unscaled_for_replicas",
     "unseeded_generator",
+    "update_dense",
     "variable_index",
     "variable_layout",
     "velocities",

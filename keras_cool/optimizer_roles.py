@@ -112,6 +112,21 @@ class Accumulator:
         return {}
 
 
+class RowWise:
+    """The role of an optimizer that can update some rows of a table and leave the others alone."""
+
+    def update_rows(self, gradient, rows, slots, learning_rate):
+        """Returns `(rows, slots)` after a step.
+
+        Args:
+            gradient: Tensor, the gradient by these rows, clipped.
+            rows: Tensor of the same shape, the rows of the table.
+            slots: List of such tensors, the rows of the optimizer's variables for that table.
+            learning_rate: Scalar tensor.
+        """
+        raise NotImplementedError
+
+
 def check_built_on(optimizer, variables):
     """Raises a `ValueError` if there are variables that an optimizer, or one inside it, was not
     built on and has no state for."""

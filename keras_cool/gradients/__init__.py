@@ -61,16 +61,22 @@ def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
     return _evaluation(function, has_aux, variables=())
 
 
-def value_and_grad_at(function: Callable, variables: list) -> Callable:
+def value_and_grad_at(function: Callable, variables: list, tables: Sequence = ()) -> Callable:
     """Makes a function of a point, a list of tensors, that evaluates `function` there.
 
     It is `value_and_grad(..., has_aux=True)` of a function without arguments that reads
-    `variables`, with the values of the point in their place. No variable changes by it.
+    `variables`, with the values of the point in their place. No variable changes by it. The
+    gradients of `tables`, variables among them, are `RowSparse` where `Embedding` layers alone read
+    them.
     """
-    return _evaluation(lambda point: function(), has_aux=True, variables=variables)
+    rows_of = {id(table) for table in tables}
+    places = {id(v): i for i, v in enumerate(variables) if id(v) in rows_of}
+    return _evaluation(lambda point: function(), True, variables, places)
 
 
-def _evaluation(function: Callable, has_aux: bool, variables: Sequence) -> Callable:
+def _evaluation(
+    function: Callable, has_aux: bool, variables: Sequence, tables: dict | None = None
+) -> Callable:
     def evaluate(tensors: list) -> tuple[Any, list]:
         assigned = []
 
@@ -86,7 +92,7 @@ def _evaluation(function: Callable, has_aux: bool, variables: Sequence) -> Calla
 
         tensors = [_checked_input(t) for t in _checked_list(tensors)]
         value, (aux, new), gradients = backend.gradients.value_and_grad(
-            objective, scope_at, tensors
+            objective, scope_at, tensors, tables
         )
         for variable, new_value in zip(assigned, new, strict=True):
             variable.assign(new_value)

@@ -4,6 +4,8 @@ from keras_cool.optimizers import schedules
 from keras_cool.optimizers.accumulate import Accumulate
 from keras_cool.optimizers.games import Extragradient, OptimisticGradient
 from keras_cool.optimizers.gauss_newton import LevenbergMarquardt
+from keras_cool.optimizers.lazy_adam import LazyAdam
+from keras_cool.optimizers.lazy_momentum import LazyMomentum
 from keras_cool.optimizers.lookahead import Lookahead
 from keras_cool.optimizers.multi_gradient_optimizer import MultiGradientOptimizer
 from keras_cool.optimizers.quasi_newton import BFGS, LBFGS, SSBroyden
@@ -31,6 +33,8 @@ __all__ = [
     "Accumulate",
     "Extragradient",
     "Heun",
+    "LazyAdam",
+    "LazyMomentum",
     "LevenbergMarquardt",
     "Lookahead",
     "Midpoint",

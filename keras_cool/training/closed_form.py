@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_cool.backend.row_sparse import RowSparse
 from keras_cool.gradients import densify
 
 
@@ -173,7 +174,8 @@ def _checked(result, variables):
 def _checked_gradient(gradient, variable):
     if gradient is None:
         return None
-    gradient = ops.convert_to_tensor(gradient)
+    if not isinstance(gradient, RowSparse):
+        gradient = ops.convert_to_tensor(gradient)
     pairs = zip(gradient.shape, variable.shape, strict=False)
     if len(gradient.shape) != len(variable.shape) or any(
         g is not None and g != v for g, v in pairs

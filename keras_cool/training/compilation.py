@@ -7,6 +7,7 @@ from keras_cool.optimizer_roles import accumulators, gradient_estimator
 from keras_cool.saved_seeds import SavedSeeds
 from keras_cool.training.loss_shares import LossKinds
 from keras_cool.training.microbatches import checked_size
+from keras_cool.training.row_updates import RowSparseTables, checked_choice
 from keras_cool.training.step import SingleGradient
 
 
@@ -47,12 +48,13 @@ class Compilation(ModelBase):
     # it, weigh the batches and finish the last window, it does not do then.
     _is_plain = False
     _microbatch_size: int | None = None
+    _row_sparse: RowSparseTables | None = None
     _single_gradient: SingleGradient | None = None  # of a model with a micro-batch size
     _injected: Injected | None = None
     _seeds: SeedsOfModel | None = None
     _loss_kinds: LossKinds | None = None  # of a model that was injected when it was compiled
 
-    def compile(self, *args, microbatch_size=None, **kwargs):
+    def compile(self, *args, microbatch_size=None, row_sparse=False, **kwargs):
         """Configures the model for training: `keras.Model.compile`, and the soft batch.
 
         Args:
@@ -62,18 +64,28 @@ class Compilation(ModelBase):
                 with the gradient of the whole batch. A step whose gradient is not finite is then
                 skipped, and counted as `skipped_steps` in the logs. Defaults to `None`: a batch is
                 computed at once.
+            row_sparse: Boolean, or a list of `keras.layers.Embedding` layers or of their names. The
+                gradients of the tables of these layers, of all of them if `True`, are then
+                `keras_cool.RowSparse`, and an optimizer that can do so updates the rows of the
+                batch alone: Keras' SGD without momentum and Adagrad,
+                `keras_cool.optimizers.LazyAdam` and `LazyMomentum`. Under others, and with
+                `microbatch_size`, gradients are dense, of which a warning tells. Defaults to
+                `False`.
             **kwargs: As for `keras.Model.compile`.
 
         Raises:
             ValueError: If `microbatch_size` is not a positive integer, or the model has a
-                `train_step` of its own, which would not use it.
+                `train_step` of its own, which would not use it or `row_sparse`.
+            TypeError: If `row_sparse` is none of these.
         """
         size, single_gradient = self._split_by(microbatch_size)
+        tables = self._tables_of(row_sparse)
         injected, self._injected = self._injected, None
         if injected is not None and not args and "optimizer" not in kwargs:
             kwargs["optimizer"] = injected.optimizer
         super().compile(*args, **kwargs)
         self._microbatch_size, self._single_gradient = size, single_gradient
+        self._row_sparse = tables
         self._loss_kinds = LossKinds()
         self.share_seeds()
 
@@ -86,6 +98,23 @@ class Compilation(ModelBase):
     def microbatch_size(self, microbatch_size):
         self._microbatch_size, self._single_gradient = self._split_by(microbatch_size)
         self.train_function = None
+
+    @property
+    def row_sparse(self):
+        """Which `Embedding` layers have row-sparse gradients: `True`, all of them, `False`, none,
+        or a list of their names."""
+        return False if self._row_sparse is None else self._row_sparse.choice
+
+    @row_sparse.setter
+    def row_sparse(self, row_sparse):
+        self._row_sparse = self._tables_of(row_sparse)
+        self.train_function = None
+
+    def _tables_of(self, row_sparse):
+        tables = checked_choice(row_sparse)
+        if tables is not None:
+            self.check_no_train_step()
+        return tables
 
     def _split_by(self, size):
         """Returns the size of micro-batches, checked, and what counts their steps."""
@@ -105,6 +134,8 @@ class Compilation(ModelBase):
         knows_the_size = issubclass(saved_as, Compilation) and self._has_this_compile()
         if config and self.microbatch_size and knows_the_size:
             config["microbatch_size"] = self.microbatch_size
+        if config and self.row_sparse and knows_the_size:
+            config["row_sparse"] = self.row_sparse
         return config
 
     def compile_from_config(self, config):

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from keras import ops
 
 from keras_cool import backend
+from keras_cool.backend.row_sparse import RowSparse
 from keras_cool.gradients import KEEPS_ASSIGNED, densify, value_and_grad_at
-from keras_cool.keras_private import OverlayScope, is_seed_state
+from keras_cool.keras_private import GatheringRows, OverlayScope, is_seed_state
 from keras_cool.training.fingerprint import fingerprint
 from keras_cool.training.loss_shares import (
     ALL,
@@ -68,6 +69,7 @@ class Evaluation:
         numbers: List of scalar tensors that the loss may depend on besides, those of a `Schedule`.
         events: The `StepEvents` that are told of the micro-batches of the first evaluation, or
             `None`.
+        tables: List of the variables whose gradient is to be `RowSparse` where it can.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Evaluation:
         kinds=None,
         numbers=(),
         events=None,
+        tables=(),
     ):
         self.variables = variables
         self.loss = None
@@ -102,6 +105,7 @@ class Evaluation:
         self._kinds = kinds or LossKinds()
         self._numbers = numbers
         self._events = events
+        self._tables = tables
         self._others_read = {}  # what the loss read besides the variables, by id
         self._random_numbers = backend.snapshots.SameRandomNumbers()
 
@@ -280,11 +284,12 @@ class Evaluation:
     def _part(self, point, batch, losses, share, differentiate=True, displace=None):
 
         def objective():
+            losses.begin_again()  # of an abstract run
             loss, outputs = self._loss_of(batch, losses)
             weighted = loss if share is None else loss * ops.cast(share, loss.dtype)
             return self._scale_loss(weighted), (loss, outputs, losses.weight.divisor)
 
-        gradients_at = value_and_grad_at(objective, self.variables)
+        gradients_at = value_and_grad_at(objective, self.variables, self._tables)
         if self._objective.closed_form is not None:
             gradients_at = partial(self._in_closed_form, batch, share)
 
@@ -330,13 +335,18 @@ class Evaluation:
 
     def _in_closed_form(self, batch, share, point):
         """What `value_and_grad_at` of the objective gives, from the model's own gradient."""
-        with OverlayScope(zip(self.variables, point, strict=True)) as scope:
+        gathering = GatheringRows(backend.rows.gathered)
+        with gathering, OverlayScope(zip(self.variables, point, strict=True)) as scope:
             scope.keeps_assigned = KEEPS_ASSIGNED
             loss, gradients = self._objective.closed_form(*batch)
         for variable, value in scope.updates:
             variable.assign(value)
         replicas = backend.updates.number_of_replicas()  # whose losses are added up
         if share is not None or replicas > 1:
+            gradients = [
+                densify(g, p) if isinstance(g, RowSparse) else g
+                for g, p in zip(gradients, point, strict=True)
+            ]
             weight = (1.0 if share is None else share) / replicas
             gradients = _by_factor(gradients, weight, ops.multiply)
         loss = loss / replicas if replicas > 1 else loss
@@ -392,4 +402,14 @@ def _scaled(gradients, scale_loss, operation):
 
 
 def _by_factor(gradients, factor, operation):
-    return [None if g is None else operation(g, ops.cast(factor, g.dtype)) for g in gradients]
+    def scaled(tensor):
+        return operation(tensor, ops.cast(factor, tensor.dtype))
+
+    return [
+        g.with_values(scaled(g.values))
+        if isinstance(g, RowSparse)
+        else None
+        if g is None
+        else scaled(g)
+        for g in gradients
+    ]

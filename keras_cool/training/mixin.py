@@ -24,6 +24,7 @@ from keras_cool.optimizer_roles import (
     may_accumulate,
     optimizers_of,
 )
+from keras_cool.training import row_updates
 from keras_cool.training.batch_weights import BatchWeights
 from keras_cool.training.closed_form import closed_form_of
 from keras_cool.training.compilation import Compilation
@@ -133,7 +134,8 @@ class MultiGradientMixin(Compilation, BackendStep):
 
         objective = self._objective(closed_form)._replace(summarise=summarise)
         batch = (x, y, sample_weight)
-        evaluation = self._evaluation(objective, batch, variables, self.optimizer)
+        tables = self._row_sparse.among(variables, self) if self._row_sparse else ()
+        evaluation = self._evaluation(objective, batch, variables, self.optimizer, tables)
         return take_step(self, evaluation, method)
 
     def value_and_grad(self, loss_function, variables, has_aux=False, optimizer=None, batch=None):
@@ -223,7 +225,7 @@ class MultiGradientMixin(Compilation, BackendStep):
         gradients = rescale(gradients, optimizer.scale_loss)
 
         def update(gradients):
-            backend.updates.apply(optimizer, gradients, variables)
+            row_updates.apply(optimizer, gradients, variables)
 
         scaled = keras.optimizers.LossScaleOptimizer
         if isinstance(self.optimizer, scaled) and not isinstance(optimizer, scaled):
@@ -294,6 +296,7 @@ class MultiGradientMixin(Compilation, BackendStep):
             not overridden
             and not self.step_hooks.callbacks
             and self.microbatch_size is None
+            and self._row_sparse is None
             and getattr(self, "closed_form_gradient", None) is None
             and gradient_estimator(self.optimizer) is None
             and not accumulators(self.optimizer)
@@ -398,7 +401,7 @@ class MultiGradientMixin(Compilation, BackendStep):
         with self.recording_nothing():
             return evaluation.of_replica([v.value for v in variables])
 
-    def _evaluation(self, objective, batch, variables, optimizer):
+    def _evaluation(self, objective, batch, variables, optimizer, tables=()):
         events = self.step_hooks.events
         is_split = self.microbatch_size is not None and bool(keras.tree.flatten(batch))
         is_own = is_split and optimizer is getattr(self, "optimizer", None)
@@ -411,6 +414,7 @@ class MultiGradientMixin(Compilation, BackendStep):
             window_share=events.weights.window_share(optimizer),
             kinds=self._loss_kinds,
             numbers=events.numbers,
+            tables=tables,
             events=events.first_evaluation() if is_own else None,
         )
 

@@ -18,7 +18,14 @@ import threading
 import keras
 
 from keras_cool import backend
+from keras_cool.backend.row_sparse import RowSparse
+from keras_cool.gradients import densify
 from keras_cool.training.batch_weights import BatchWeights
+
+
+def _whole(gradient, variable):
+    """A gradient as callbacks are shown it: a row-sparse one made dense."""
+    return densify(gradient, variable.value) if isinstance(gradient, RowSparse) else gradient
 
 
 class StepEvents:
@@ -68,7 +75,7 @@ class StepEvents:
             return
         self._has_shown_gradients = True
         pairs = zip(gradients, variables, strict=True)
-        gradients = [g for g, _ in pairs if g is not None]
+        gradients = [_whole(g, v) for g, v in pairs if g is not None]
         if not of_all_replicas:
             gradients = backend.updates.gradients_of_all_replicas(gradients)
         for callback in observers:

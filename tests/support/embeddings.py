@@ -19,10 +19,6 @@ def table(name, rows=ROWS, width=WIDTH, **options):
     return layer
 
 
-def gather(layer, ids):
-    return ops.take(layer.embeddings, ids, axis=0)
-
-
 def dense_gradient(layer, ids, values):
     """The gradient by a whole table, from those by the rows that were read."""
     ids, values = ops.reshape(ids, (-1, 1)), ops.reshape(values, (-1, layer.output_dim))
@@ -70,7 +66,7 @@ class SkipGram(_TwoTables):
         return ops.einsum("bd,bkd->bk", self.first(x[0]), self.second(x[1]))
 
     def rows_gradient(self, x, y, sample_weight):
-        u, v = gather(self.first, x[0]), gather(self.second, x[1])
+        u, v = self.first(x[0]), self.second(x[1])
         scores = ops.einsum("bd,bkd->bk", u, v)
         factor = mean_of(scores, sample_weight)
         loss = ops.sum(factor * (ops.softplus(scores) - y * scores))
@@ -91,7 +87,7 @@ class Cbow(_TwoTables):
         return ops.einsum("bd,bkd->bk", ops.mean(self.first(x[0]), axis=1), self.second(x[1]))
 
     def rows_gradient(self, x, y, sample_weight):
-        u, v = gather(self.first, x[0]), gather(self.second, x[1])
+        u, v = self.first(x[0]), self.second(x[1])
         scores = ops.einsum("bd,bkd->bk", ops.mean(u, axis=1), v)
         factor = mean_of(scores, sample_weight)
         loss = ops.sum(factor * (ops.softplus(scores) - y * scores))
@@ -115,7 +111,7 @@ class Factorisation(_TwoTables):
         return ops.sum(self.first(x[0]) * self.second(x[1]), axis=-1, keepdims=True)
 
     def rows_gradient(self, x, y, sample_weight):
-        u, v = gather(self.first, x[0]), gather(self.second, x[1])
+        u, v = self.first(x[0]), self.second(x[1])
         error = ops.sum(u * v, axis=-1, keepdims=True) - y
         factor = mean_of(error, sample_weight)
         return ops.sum(factor * error**2), 2 * factor * error * v, 2 * factor * error * u

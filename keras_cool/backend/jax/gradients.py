@@ -1,28 +1,81 @@
 """`value_and_grad` on JAX: `jax.value_and_grad`, with `None` where there is no dependence."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import keras
+from jax.extend.core import get_opaque_trace_state
+
+from keras_cool.backend.row_sparse import RowSparse, with_rows
+from keras_cool.keras_private import GatheringRows
 
 KEEPS_ASSIGNED = False
 
 
-def value_and_grad(objective, scope_at, tensors):
+def value_and_grad(objective, scope_at, tensors, tables=None):
     """Returns `(value, aux, gradients)` of `objective(tensors, scope) -> (value, aux)`, where the
-    scope is `scope_at(tensors)`."""
+    scope is `scope_at(tensors)`.
+
+    `tables` are the places of variables among the tensors, by the ids of the variables: tables
+    whose gradient is to be `RowSparse` if nothing but `Embedding` layers read them.
+    """
     reached = set()
 
-    def watched(tensors):
+    def watched(tensors, deltas, found):
         tensors = [_watch(reached, i, t) for i, t in enumerate(tensors)]
-        with scope_at(tensors) as scope:
+        gather = _GatheredRows(tables or {}, tensors, deltas, found)
+        with scope_at(tensors) as scope, GatheringRows(gather) if tables else nullcontext():
             # Keras' own step differentiates through what a layer assigns to its weights, as
             # spectral normalisation does, and then goes on from the weights as they were.
             scope.keeps_assigned = KEEPS_ASSIGNED
-            return objective(tensors, scope)
+            value, aux = objective(tensors, scope)
+            return value, (aux, [indices for _, indices in found])
 
-    (value, aux), gradients = jax.value_and_grad(watched, has_aux=True)(list(tensors))
-    return value, aux, [g if i in reached else None for i, g in enumerate(gradients)]
+    tensors, found = list(tensors), []
+    if tables:  # what is added to the rows has to be there before
+        jax.eval_shape(lambda: watched(tensors, None, found)[0])
+    deltas = [jnp.zeros(rows.shape, rows.dtype) for _, rows in found]
+    places = [place for place, _ in found]
+    (value, (aux, indices)), (gradients, by_rows) = jax.value_and_grad(
+        lambda tensors, deltas: watched(tensors, deltas, []), argnums=(0, 1), has_aux=True
+    )(tensors, deltas)
+    gradients = [g if i in reached else None for i, g in enumerate(gradients)]
+    found, shapes = list(zip(places, indices, strict=True)), [t.shape for t in tensors]
+    return value, aux, with_rows(gradients, found, by_rows, shapes)
+
+
+class _GatheredRows:
+    """Looks rows up in tables of which no gradient is taken, and adds zeros of which it is.
+
+    Args:
+        tables: Dictionary of the places of tables among the tensors, by the ids of the variables.
+        tensors: List of tensors, the values of the tables among them.
+        deltas: List of these zeros, or `None`: rows are only noted.
+        found: List, to which the place of the table and the indices of each look-up are added, or
+            the shape of the rows where they are only noted.
+    """
+
+    def __init__(self, tables, tensors, deltas, found):
+        self._tables, self._tensors = tables, tensors
+        self._deltas, self._found = deltas, found
+        self._trace = get_opaque_trace_state()
+
+    def __call__(self, table, indices):
+        """Returns the rows of a table, a `keras.Variable`, or `None`: they are to be looked up as
+        ever. So in a loop or a part that is computed again, which the indices could not leave."""
+        place = self._tables.get(id(table))
+        if place is None or table.value is not self._tensors[place]:
+            return None
+        if get_opaque_trace_state() != self._trace:
+            return None
+        rows = keras.ops.take(jax.lax.stop_gradient(table.value), indices, axis=0)
+        if self._deltas is None:
+            self._found.append((place, jax.ShapeDtypeStruct(rows.shape, rows.dtype)))
+            return rows
+        self._found.append((place, indices))
+        return rows + self._deltas[len(self._found) - 1]
 
 
 def jacobian(function, vector, rows):
@@ -39,7 +92,10 @@ def jacobian(function, vector, rows):
 
 
 def densify(gradient, tensor):
-    """Returns `gradient` as a tensor: zeros like `tensor` where it is `None`."""
+    """Returns `gradient` as a tensor: zeros like `tensor` where it is `None`, `RowSparse` made
+    dense."""
+    if isinstance(gradient, RowSparse):
+        return gradient.dense()
     return jnp.zeros_like(tensor) if gradient is None else gradient
 
 

@@ -1,19 +1,23 @@
 """`value_and_grad` on PyTorch: `torch.autograd.grad` on leaves of its own."""
 
+from contextlib import nullcontext
+
+import keras
 import torch
 from keras import tree
 
 from keras_cool.backend.assigned_leaves import AssignedLeaves
-from keras_cool.keras_private import get_keras_mask, set_keras_mask
+from keras_cool.backend.row_sparse import RowSparse, with_rows
+from keras_cool.keras_private import GatheringRows, get_keras_mask, set_keras_mask
 
 KEEPS_ASSIGNED = True
 
 
-def value_and_grad(objective, scope_at, tensors):
+def value_and_grad(objective, scope_at, tensors, tables=None):
     """Returns `(value, aux, gradients)` of `objective(tensors, scope) -> (value, aux)`.
 
     The scope, from `scope_at(tensors)`, stays open while the gradients are taken: a rematerialised
-    layer reads its variables once more then.
+    layer reads its variables once more then. `tables` as on JAX.
     """
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return _transformed(objective, scope_at, tensors)
@@ -22,13 +26,43 @@ def value_and_grad(objective, scope_at, tensors):
         leaves = [_leaf(t, recording) for t in tensors]
         with scope_at(leaves) as scope:
             assigned = AssignedLeaves(scope, leaves, _new_leaf, torch.add)
-            value, aux = objective(leaves, scope)
-            leaves = assigned.all_leaves()
+            gather = _GatheredRows(tables or {}, leaves)
+            with GatheringRows(gather) if tables else nullcontext():
+                value, aux = objective(leaves, scope)
+            shapes, count = [leaf.shape for leaf in leaves], len(assigned.all_leaves())
+            leaves = [*assigned.all_leaves(), *gather.rows]
             nested = recording and _depends_on_others(value, leaves)
-            gradients = assigned.joined(_gradients(value, leaves, nested))
+            gradients = _gradients(value, leaves, nested)
+            gradients, by_rows = assigned.joined(gradients[:count]), gradients[count:]
+            gradients = with_rows(gradients, gather.found, by_rows, shapes)
     if not nested:
         value, aux = tree.map_structure(_detach, (value, aux))
     return value, aux, gradients
+
+
+class _GatheredRows:
+    """Looks rows up in tables of which no gradient is taken; of the rows it is.
+
+    Args:
+        tables: Dictionary of the places of tables among the tensors, by the ids of the variables.
+        leaves: List of tensors, the values of the tables among them.
+    """
+
+    def __init__(self, tables, leaves):
+        self._tables, self._leaves = tables, list(leaves)
+        self.found, self.rows = [], []
+
+    def __call__(self, table, indices):
+        """Returns the rows of a table, a `keras.Variable`, or `None`: they are to be looked up as
+        ever."""
+        place = self._tables.get(id(table))
+        if place is None or table.value is not self._leaves[place]:
+            return None
+        indices = torch.as_tensor(indices, device=table.value.device).long()
+        rows = keras.ops.take(table.value.detach(), indices, axis=0).requires_grad_()
+        self.found.append((place, indices))
+        self.rows.append(rows)
+        return rows
 
 
 def jacobian(function, vector, rows):
@@ -74,7 +108,10 @@ def _transformed(objective, scope_at, tensors):
 
 
 def densify(gradient, tensor):
-    """Returns `gradient` as a tensor: zeros like `tensor` where it is `None`."""
+    """Returns `gradient` as a tensor: zeros like `tensor` where it is `None`, `RowSparse` made
+    dense."""
+    if isinstance(gradient, RowSparse):
+        return gradient.dense()
     return torch.zeros_like(tensor) if gradient is None else gradient
 
 
