@@ -231,6 +231,66 @@ def test_metrics_that_need_the_outputs_are_known():
     assert keras_private.measures_outputs(model)
 
 
+def test_embedding_layers_look_rows_up_by_a_function_of_ones_own():
+    layer = keras.layers.Embedding(5, 2)
+    layer.build()
+    reversible = keras.layers.ReversibleEmbedding(5, 2)
+    reversible.build()
+    indices, asked = keras.ops.convert_to_tensor([1, 3]), []
+
+    def gather(table, given):
+        asked.append(table)
+        assert given.shape == (2,)
+        return keras.ops.ones((2, 2)) if table is layer._embeddings else None
+
+    with keras_private.GatheringRows(gather):
+        found = [keras.ops.convert_to_numpy(each(indices)) for each in (layer, reversible)]
+    assert [id(table) for table in asked] == [
+        id(keras_private.embedding_table(each)) for each in (layer, reversible)
+    ]
+    np.testing.assert_array_equal(found[0], np.ones((2, 2)))
+    np.testing.assert_array_equal(found[1], reversible.embeddings.numpy()[[1, 3]])
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(layer(indices)), layer.embeddings.numpy()[[1, 3]]
+    )
+    assert keras_private.keras_embedding.ops is keras_private.GatheringRows._keras_ops
+    assert keras_private.embedding_table(keras.layers.Embedding(5, 2)) is None
+
+
+@pytest.mark.parametrize("clip", [{}, {"clipnorm": 0.1}, {"global_clipnorm": 0.1}])
+def test_the_parts_of_an_update_are_what_keras_applies(clip):
+    def start():
+        values = np.arange(3.0, dtype="float32")
+        optimizer = keras.optimizers.SGD(0.5, **clip)
+        variables = [keras.Variable(values), keras.Variable(-values), keras.Variable(values)]
+        variables[1].constraint = keras.constraints.NonNeg()
+        optimizer.build(variables)
+        return optimizer, variables
+
+    gradients = [keras.ops.ones((3,)), keras.ops.ones((3,)) * 2, None]
+    optimizer, expected = start()
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        optimizer.apply(gradients, expected)
+    parts, variables = start()
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        present, given = keras_private.present_gradients(parts, gradients, variables)
+    clipped = keras_private.clip_gradients(parts, present)
+    keras_private.update_dense(parts, list(zip(clipped, given, strict=True)))
+    for a, b in zip(variables, expected, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6)
+    assert int(parts.iterations) == int(optimizer.iterations) == 1
+
+
+def test_classes_of_keras_are_told_from_others():
+    class Own(keras.optimizers.SGD):
+        pass
+
+    kind = keras.optimizers.SGD
+    assert keras_private.is_of_keras(kind(), kind)
+    assert not keras_private.is_of_keras(Own(), kind)
+    assert not keras_private.is_of_keras(keras.optimizers.Adam(), kind)
+
+
 def test_in_stateless_scope():
     assert not keras_private.in_stateless_scope()
     with keras.StatelessScope():

@@ -61,7 +61,11 @@ class RowSparse:
         return self.values.dtype
 
     def with_values(self, values):
-        """Returns the same rows with other values."""
+        """Returns a gradient of the same rows with other values.
+
+        Args:
+            values: Tensor, shape `(rows, ...)`.
+        """
         same = object.__new__(RowSparse)
         same.indices, same.values, same.shape = self.indices, values, self.shape
         return same

@@ -38,7 +38,14 @@ class LazyAdam(keras.optimizers.Adam, RowWise):
     """
 
     def update_rows(self, gradient, rows, slots, learning_rate):
-        """Returns rows and their moments after a step; see `RowWise`."""
+        """Returns rows of a table and their moments after a step.
+
+        Args:
+            gradient: Tensor, shape `(rows, ...)`, the gradient by these rows.
+            rows: Tensor of that shape, the rows.
+            slots: List of such tensors, their moments.
+            learning_rate: Scalar tensor.
+        """
         m, v, *largest = slots
         step = ops.cast(self.iterations + 1, rows.dtype)
         powers = [ops.power(ops.cast(b, rows.dtype), step) for b in (self.beta_1, self.beta_2)]

@@ -37,7 +37,14 @@ class LazyMomentum(keras.optimizers.SGD, RowWise):
         super().__init__(learning_rate, momentum, **kwargs)
 
     def update_rows(self, gradient, rows, slots, learning_rate):
-        """Returns rows and their velocities after a step; see `RowWise`."""
+        """Returns rows of a table and their velocities after a step.
+
+        Args:
+            gradient: Tensor, shape `(rows, ...)`, the gradient by these rows.
+            rows: Tensor of that shape, the rows.
+            slots: List of such tensors, their velocities.
+            learning_rate: Scalar tensor.
+        """
         step = -learning_rate * gradient
         velocities = [self.momentum * v + step for v in slots]  # none without momentum
         if not velocities:
