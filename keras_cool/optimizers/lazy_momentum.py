@@ -7,8 +7,7 @@ from keras_cool.optimizer_roles import RowWise
 
 @keras.saving.register_keras_serializable(package="keras_cool")
 class LazyMomentum(keras.optimizers.SGD, RowWise):
-    r"""Gradient descent with momentum for embedding tables: a step updates the rows that the batch
-    read, and no others.
+    r"""Momentum for embedding tables: a step updates the rows that the batch read, and no others.
 
     It is for `model.compile(..., row_sparse=True)` and for gradients in closed form that are
     `keras_cool.RowSparse`. On the rows of the batch it is `keras.optimizers.SGD` with this
