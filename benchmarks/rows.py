@@ -1,9 +1,10 @@
 """What row-sparse and closed-form gradients of embedding tables are worth: pairs a second in `fit`.
 
-Skip-gram with 5 negatives, two tables, batch 1,024, SGD. `keras.Model` as it is, with dense gradients
-on JAX and PyTorch, is timed beside `row_sparse=True` and a `closed_form_gradient`, in turn in one
-process; then both with tables of other sizes. gensim's Word2Vec, if it is installed, trains on a made
-text; its pairs are the 6 that a word has in the mean of windows of 1 to 5 words on both sides.
+Skip-gram with 5 negatives, two tables, batch 1,024, SGD. `keras.Model` as it is, with dense
+gradients on JAX and PyTorch, is timed beside `row_sparse=True` and a `closed_form_gradient`, in
+turn in one process; then both with tables of other sizes. gensim's Word2Vec, if it is installed,
+trains on a made text; its pairs are the 6 that a word has in the mean of windows of 1 to 5 words on
+both sides.
 
     KERAS_BACKEND=jax python benchmarks/rows.py --output benchmarks/results/rows-jax.md
 

@@ -185,7 +185,9 @@ def _checked_gradient(gradient, variable):
             f"{tuple(gradient.shape)}, and the variable has {tuple(variable.shape)}. The gradients "
             "are in the order of `self.trainable_variables`."
         )
-    return gradient
+    if isinstance(gradient, RowSparse):
+        return gradient.with_values(ops.cast(gradient.values, variable.dtype))
+    return ops.cast(gradient, variable.dtype)
 
 
 def _is_regularised(variable):

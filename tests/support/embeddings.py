@@ -43,6 +43,11 @@ class _TwoTables:
         super().__init__()
         self.first, self.second = table("first"), table("second")
 
+    def vectors(self, x):
+        """The rows that were read, in the dtype of the tables."""
+        first, second = self.first(x[0]), self.second(x[1])
+        return [ops.cast(rows, self.first.variable_dtype) for rows in (first, second)]
+
     def closed_form_gradient(self, x, y, sample_weight):
         loss, by_first, by_second = self.rows_gradient(x, y, sample_weight)
         return loss, [
@@ -66,7 +71,7 @@ class SkipGram(_TwoTables):
         return ops.einsum("bd,bkd->bk", self.first(x[0]), self.second(x[1]))
 
     def rows_gradient(self, x, y, sample_weight):
-        u, v = self.first(x[0]), self.second(x[1])
+        u, v = self.vectors(x)
         scores = ops.einsum("bd,bkd->bk", u, v)
         factor = mean_of(scores, sample_weight)
         loss = ops.sum(factor * (ops.softplus(scores) - y * scores))
@@ -87,7 +92,7 @@ class Cbow(_TwoTables):
         return ops.einsum("bd,bkd->bk", ops.mean(self.first(x[0]), axis=1), self.second(x[1]))
 
     def rows_gradient(self, x, y, sample_weight):
-        u, v = self.first(x[0]), self.second(x[1])
+        u, v = self.vectors(x)
         scores = ops.einsum("bd,bkd->bk", ops.mean(u, axis=1), v)
         factor = mean_of(scores, sample_weight)
         loss = ops.sum(factor * (ops.softplus(scores) - y * scores))
@@ -111,7 +116,7 @@ class Factorisation(_TwoTables):
         return ops.sum(self.first(x[0]) * self.second(x[1]), axis=-1, keepdims=True)
 
     def rows_gradient(self, x, y, sample_weight):
-        u, v = self.first(x[0]), self.second(x[1])
+        u, v = self.vectors(x)
         error = ops.sum(u * v, axis=-1, keepdims=True) - y
         factor = mean_of(error, sample_weight)
         return ops.sum(factor * error**2), 2 * factor * error * v, 2 * factor * error * u
