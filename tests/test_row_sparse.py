@@ -12,6 +12,7 @@ from keras_cool.backend import rows
 from tests.conftest import DEVICES
 from tests.support.comparisons import assert_same_state, assert_same_weights
 from tests.support.embeddings import MODELS, ROWS, WEIGHTS, WIDTH, Cbow, SkipGram, ids, make, table
+from tests.support.replicas import mirrored_strategy
 
 AUTODIFF = {"closed_form_gradient": None}
 BY_ROWS = {
@@ -363,13 +364,10 @@ def test_a_table_that_is_read_in_a_loop():
 @pytest.mark.backend("tensorflow")
 @pytest.mark.filterwarnings("ignore:The gradients of embedding tables")
 def test_on_replicas():
-    import tensorflow as tf
-
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     (words, contexts), y = SkipGram.data()
     models = []
     for attributes in (AUTODIFF, BY_ROWS, {}):
-        with strategy.scope() if attributes else contextlib.nullcontext():
+        with mirrored_strategy().scope() if attributes else contextlib.nullcontext():
             model = make(SkipGram, kc.Model, **attributes)
             loss = keras.losses.BinaryCrossentropy(from_logits=True)
             model.compile(keras.optimizers.SGD(0.5), loss, row_sparse=attributes is AUTODIFF)

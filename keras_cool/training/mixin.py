@@ -337,9 +337,10 @@ class MultiGradientMixin(Compilation, BackendStep):
         if below or (above and not calls_ours):
             raise ValueError(
                 f"{type(self).__name__} has a `train_step` of its own, which takes one gradient a "
-                "step; a multi-gradient step, `microbatch_size`, `row_sparse`, or a callback inside "
-                "the step, would not use it. Move what it does into `compute_loss` (a loss of your "
-                "own) or into `multi_gradient_step` (a step of your own), and remove `train_step`."
+                "step; a multi-gradient step, `microbatch_size`, `row_sparse`, or a callback that "
+                "acts inside the step, would not use it. Move what it does into `compute_loss` (a "
+                "loss of your own) or into `multi_gradient_step` (a step of your own), and remove "
+                "`train_step`."
             )
 
     @property
