@@ -335,7 +335,7 @@ class Evaluation:
 
     def _in_closed_form(self, batch, share, point):
         """What `value_and_grad_at` of the objective gives, from the model's own gradient."""
-        gathering = GatheringRows(backend.rows.gathered)
+        gathering = GatheringRows(lambda table, ids: backend.rows.gathered(table.value, ids))
         with gathering, OverlayScope(zip(self.variables, point, strict=True)) as scope:
             scope.keeps_assigned = KEEPS_ASSIGNED
             loss, gradients = self._objective.closed_form(*batch)

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+import keras_cool as kc
+
 ROWS, WIDTH, SAMPLES = 40, 6, 44
 WEIGHTS = np.random.default_rng(12).random(SAMPLES).astype("float32")
 
@@ -129,3 +131,46 @@ def make(kind, *bases, seed=0, **attributes):
     """A model of the kind with the bases, such as `kc.Model`; attributes of its class besides."""
     keras.utils.set_random_seed(seed)
     return type(kind.__name__, (kind, *bases), attributes)()
+
+
+class Given(kc.Model):
+    """A table whose gradient is in the data."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = table("rows")
+
+    def call(self, x):
+        return ops.sum(self.rows(x), axis=-1)
+
+    def closed_form_gradient(self, x, y, sample_weight):
+        return ops.sum(y), [kc.RowSparse(x, y, (ROWS, WIDTH))]
+
+
+def trained_on_given_rows(optimizer):
+    """The weights before, the rows and gradients of five steps, and the weights after."""
+    rng = np.random.default_rng(5)
+    rows, gradients = rng.integers(0, ROWS, (5, 3)), rng.normal(size=(5, 3, WIDTH))
+    keras.utils.set_random_seed(3)
+    model = Given()
+    model.compile(optimizer)
+    before = np.float64(model.get_weights()[0])
+    x, y = rows.astype("int32"), gradients.astype("float32")
+    model.fit(x, y, 1, verbose=0, shuffle=False)
+    return before, list(zip(rows, gradients, strict=True)), model.get_weights()[0]
+
+
+def assert_other_rows_stay(optimizer):
+    """Rows that a batch does not read, and what the optimizer knows of them, stay to the bit."""
+    model = make(SkipGram, kc.Model, closed_form_gradient=None)
+    model.compile(optimizer, loss=SkipGram.loss, row_sparse=True)
+    (words, contexts), y = SkipGram.data()
+    model.fit((words[:8], contexts[:8]), y[:8], 8, verbose=0)  # moments that could decay
+    variables = [*model.weights, *model.optimizer.variables[2:]]
+    before = [np.array(v.numpy()) for v in variables]
+    model.fit((words[8:16], contexts[8:16]), y[8:16], 8, verbose=0)
+    for variable, value in zip(variables, before, strict=True):
+        read = np.unique((words if "first" in variable.path else contexts)[8:16])
+        others = np.setdiff1d(np.arange(ROWS), read)
+        np.testing.assert_array_equal(variable.numpy()[others], value[others])
+        assert (variable.numpy()[read] != value[read]).any(axis=1).all()

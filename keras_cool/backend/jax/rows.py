@@ -48,8 +48,8 @@ def add(variable, indices, rows):
     variable.assign(variable.value.at[indices].add(rows, mode="drop"))
 
 
-def gathered(table, indices):
-    """Returns rows that an `Embedding` layer looks up in a closed form, or `None`: as ever."""
+def gathered(value, indices):
+    """Returns rows of the value of a table as `keras.ops.take`, or `None`: that is as good."""
     return
 
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from keras_cool.backend.assigned_leaves import AssignedLeaves
 from keras_cool.backend.row_sparse import RowSparse, with_rows
-from keras_cool.backend.tensorflow.rows import from_variable
+from keras_cool.backend.tensorflow.rows import gathered
 from keras_cool.keras_private import GatheringRows
 
 KEEPS_ASSIGNED = True
@@ -67,7 +67,7 @@ class _GatheredRows:
         if tf.compat.v1.get_default_graph() is not self._graph:
             return None
         with self._tape.stop_recording():
-            rows = from_variable(self._given[place], indices)
+            rows = gathered(self._given[place], indices)
         if rows is None:
             return None
         self._tape.watch(rows)

@@ -27,18 +27,13 @@ def add(variable, indices, rows):
     variable.value.scatter_add(tf.IndexedSlices(rows, indices))
 
 
-def gathered(table, indices):
-    """Returns rows that an `Embedding` layer looks up in a closed form, or `None`: as ever.
+def gathered(value, indices):
+    """Returns rows of the value of a table as `keras.ops.take`, or `None` for sparse and ragged
+    indices.
 
     They are read from the variable itself. A tensor of all its rows would share its memory, and the
     update of some rows copy the table.
     """
-    return from_variable(table.value, indices)
-
-
-def from_variable(value, indices):
-    """Returns rows of the value of a table as `keras.ops.take` does, or `None` for sparse and
-    ragged indices."""
     if not isinstance(indices, tf.Tensor):
         return None
     indices = tf.where(indices < 0, indices + value.shape[0], indices)

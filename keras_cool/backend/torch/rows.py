@@ -28,8 +28,8 @@ def add(variable, indices, rows):
     _write(variable, lambda value: value.add_(_sparse(indices, rows, value.shape)))
 
 
-def gathered(table, indices):
-    """Returns rows that an `Embedding` layer looks up in a closed form, or `None`: as ever."""
+def gathered(value, indices):
+    """Returns rows of the value of a table as `keras.ops.take`, or `None`: that is as good."""
     return
 
 
