@@ -178,7 +178,8 @@ if keras.backend.backend() == "torch":
 
 LINE_SEARCHES = {"BFGS", "LBFGS", "SSBroyden"}
 WITHOUT_RATE = {"LevenbergMarquardt", *LINE_SEARCHES}
-WRAPPERS = set(kc.optimizers.__all__) - {"Tableau", "schedules"} - WITHOUT_RATE
+PLAIN = {"LazyAdam", "LazyMomentum"}  # optimizers of Keras' own kind, with its arguments
+WRAPPERS = set(kc.optimizers.__all__) - {"Tableau", "schedules"} - WITHOUT_RATE - PLAIN
 
 
 @pytest.mark.parametrize("name", sorted(WRAPPERS))
