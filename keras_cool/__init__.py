@@ -4,6 +4,7 @@ from keras_cool import callbacks, optimizers
 from keras_cool.float64 import enable_float64
 from keras_cool.gradients import value_and_grad
 from keras_cool.gradients.reversal import reverse_gradient
+from keras_cool.gradients.transforms import hvp, jacobian, jvp, per_sample_gradients, vjp
 from keras_cool.training.inject import inject
 from keras_cool.training.mixin import MultiGradientMixin
 from keras_cool.training.model import Model
@@ -18,9 +19,14 @@ __all__ = [
     "__version__",
     "callbacks",
     "enable_float64",
+    "hvp",
     "inject",
+    "jacobian",
+    "jvp",
     "optimizers",
+    "per_sample_gradients",
     "reverse_gradient",
     "squared_residuals",
     "value_and_grad",
+    "vjp",
 ]

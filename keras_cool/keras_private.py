@@ -6,9 +6,10 @@ import itertools
 import sys
 import threading
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
+from keras.src import backend as keras_backend
 from keras.src.backend.common.dtypes import BIT64_TO_BIT32_DTYPE
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
@@ -272,6 +273,23 @@ class SquaringLosses(_InPlaceOfKeras):
             return SquaringLosses.square(x)
 
     _ops = _Ops()
+
+
+class ComputingMoments(_InPlaceOfKeras):
+    """A context in which Keras on TensorFlow computes mean and variance by a function of one's own:
+    `moments(x, axes, keepdims)`."""
+
+    _of_keras: Any = getattr(keras_backend.nn, "_compute_moments", None)
+
+    def _put_in(self):
+        keras_backend.nn._compute_moments = self._compute_moments
+
+    def _take_out(self):
+        keras_backend.nn._compute_moments = ComputingMoments._of_keras
+
+    @classmethod
+    def _compute_moments(cls, x, axes, keepdims):
+        return (cls._innermost() or ComputingMoments._of_keras)(x, axes, keepdims)
 
 
 def promote_to_float64():
@@ -574,6 +592,7 @@ def set_compiled_optimizer(model, optimizer):
 
 
 __all__ = [
+    "ComputingMoments",
     "Functional",
     "KerasSaveable",
     "ModelBase",

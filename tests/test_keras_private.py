@@ -207,6 +207,26 @@ def test_squaring_losses_holds_for_the_thread_that_entered_it():
         assert module.ops is keras_private.SquaringLosses._keras_ops
 
 
+@pytest.mark.backend("tensorflow")
+def test_computing_moments_takes_the_place_of_keras_own():
+    calls = []
+
+    def moments(x, axes, keepdims):
+        calls.append((tuple(x.shape), keepdims))
+        return keras.ops.full((2, 1), 7.0), keras.ops.full((2, 1), 9.0)
+
+    x = keras.ops.ones((2, 3))
+    before = keras.ops.moments(x, axes=[1], keepdims=True)
+    with keras_private.ComputingMoments(moments):
+        mean, variance = keras.ops.moments(x, axes=[1], keepdims=True)
+        keras.layers.LayerNormalization()(x)
+    assert calls == [((2, 3), True)] * 2
+    assert (float(mean[0, 0]), float(variance[0, 0])) == (7.0, 9.0)
+    after = keras.ops.moments(x, axes=[1], keepdims=True)
+    for a, b in zip(after, before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_apply_mask_merges_mask_and_sample_weight():
     mask = keras.ops.convert_to_tensor([True, False, True, True])
     weights = keras.ops.convert_to_tensor([1.0, 2.0, 3.0, 4.0])

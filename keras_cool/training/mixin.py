@@ -8,7 +8,9 @@ import keras
 import numpy as np
 
 from keras_cool import backend
+from keras_cool.gradients.transforms import per_sample_gradients
 from keras_cool.keras_private import (
+    OverlayScope,
     Trainer,
     batch_size,
     forward,
@@ -181,6 +183,48 @@ class MultiGradientMixin(Compilation, BackendStep):
         assign(evaluation.updates)
         self.step_hooks.events.weights.note(evaluation, optimizer)
         return ((loss, evaluation.aux) if has_aux else loss), gradients
+
+    def per_sample_gradients(self, loss_function, variables, batch, has_aux=False):
+        """Returns the loss and the gradients of each sample of a batch, at the present state.
+
+        What `keras_cool.per_sample_gradients` is to functions of tensors, with the same conventions
+        for random layers and for those that learn from the batch. Call it inside
+        `multi_gradient_step`.
+
+        Args:
+            loss_function: A function that is called with the parts of one sample after another, in
+                batches of one, shape `(1, ...)`, and computes a scalar loss from the model. With
+                `has_aux=True` it returns `(loss, aux)`, `aux` any nest of tensors.
+            variables: List of the `keras.Variable`s to differentiate by.
+            batch: Tuple of nests of tensors, samples first. A part may be `None`.
+            has_aux: Whether `loss_function` returns such a pair. Defaults to `False`.
+
+        Returns:
+            `(losses, gradients)`, or `((losses, aux), gradients)` with `has_aux=True`. The losses
+            have the shape `(samples,)`, the gradients `(samples, ...)` with the shape of the
+            variable behind, or `None` where the loss does not depend on it. They are those of the
+            loss as it is, without the loss scale of `mixed_float16`.
+
+        Raises:
+            ValueError: As `keras_cool.per_sample_gradients`; also if the model has a
+                `microbatch_size`.
+        """
+        if self.microbatch_size is not None:
+            raise ValueError(
+                f"The model was compiled with microbatch_size={self.microbatch_size}, and "
+                "`per_sample_gradients` computes all samples at once. Compile without, and give "
+                "`fit` smaller batches."
+            )
+        variables = checked_variables(variables, "per_sample_gradients")
+
+        def function(point, sample):
+            part = keras.tree.map_structure(lambda x: None if x is None else x[None], sample)
+            with OverlayScope(zip(variables, point, strict=True)) as scope:
+                result = loss_function(*part)
+            assign(scope.updates)
+            return result
+
+        return per_sample_gradients(function, has_aux)(variables, batch)
 
     def apply_gradients(self, gradients, variables, optimizer=None):
         """Lets an optimizer update variables with gradients from `self.value_and_grad`.
