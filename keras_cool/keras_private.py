@@ -71,6 +71,12 @@ class OverlayScope(keras.StatelessScope):
         """The losses that a layer has added since it was last called, a list of tensors."""
         return list(self._added_losses.get(id(layer), (layer, []))[1])
 
+    @property
+    def added_losses(self):
+        """The losses that layers have added inside: a list of pairs, a layer and a tensor."""
+        added = self._added_losses.values()
+        return [(layer, loss) for layer, losses in added for loss in losses]
+
     def forget_losses_of(self, layer):
         """Forgets the losses that a layer has added."""
         self._added_losses.pop(id(layer), None)
@@ -102,17 +108,19 @@ class OverlayScope(keras.StatelessScope):
         ]
 
 
+def present_overlay():
+    """The `OverlayScope` that is the innermost scope, or `None`."""
+    scope = get_stateless_scope() if in_stateless_scope() else None
+    return scope if isinstance(scope, OverlayScope) else None
+
+
 def _with_losses_by_scope(cls):
     """Lets layers keep the losses that they add inside an `OverlayScope` in that scope."""
     add_loss, get_own, clear = cls.add_loss, cls._get_own_losses, cls._clear_losses
 
-    def overlay():
-        scope = get_stateless_scope() if in_stateless_scope() else None
-        return scope if isinstance(scope, OverlayScope) else None
-
     @functools.wraps(add_loss)
     def add_loss_to_scope(self, loss):
-        scope = overlay()
+        scope = present_overlay()
         if scope is None:
             add_loss(self, loss)
             return
@@ -123,12 +131,12 @@ def _with_losses_by_scope(cls):
 
     @functools.wraps(get_own)
     def get_own_of_scope(self):
-        scope = overlay()
+        scope = present_overlay()
         return get_own(self) if scope is None else scope.losses_of(self)
 
     @functools.wraps(clear)
     def clear_in_scope(self):
-        scope = overlay()
+        scope = present_overlay()
         if scope is None:
             clear(self)
             return
@@ -600,6 +608,7 @@ __all__ = [
     "moving_average",
     "optimizer_of",
     "own_generators",
+    "present_overlay",
     "promote_to_float64",
     "promotes_to_float64",
     "running_fit",
