@@ -43,9 +43,11 @@ class SeedsOfModel(KerasSaveable):
 def check_does_not_accumulate(optimizer):
     """Refuses an optimizer that makes one update of several batches, for a loss of whole ones."""
     names = [type(optimizer).__name__] if accumulators(optimizer) else []
-    for inner in [] if optimizer is None else chain(optimizer):
-        if getattr(inner, "gradient_accumulation_steps", None):
-            names.append(f"{type(inner).__name__}(gradient_accumulation_steps=...)")
+    names += [
+        f"{type(inner).__name__}(gradient_accumulation_steps=...)"
+        for inner in ([] if optimizer is None else chain(optimizer))
+        if getattr(inner, "gradient_accumulation_steps", None)
+    ]
     if names:
         raise ValueError(
             "A loss of the whole batch (`whole_batch_loss=True`, or `forward` in `value_and_grad`) "

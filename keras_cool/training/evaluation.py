@@ -283,7 +283,15 @@ class Evaluation:
         )
 
     def _part(
-        self, point, batch, losses, share, differentiate=True, displace=None, of_given=None, given=()
+        self,
+        point,
+        batch,
+        losses,
+        share,
+        differentiate=True,
+        displace=None,
+        of_given=None,
+        given=(),
     ):
         """Returns a `Part`: of `forward` and the loss, or of `of_given(batch, losses, *given)` in
         their place, without logs then, and with the gradients by the tensors `given` behind those

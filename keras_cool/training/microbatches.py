@@ -205,8 +205,7 @@ def _split_aux(aux, microbatch, are_rows):
     # A tensor may have as many entries as a micro-batch has samples, by chance.
     others = integers or any(t.shape[0] != microbatch.shape[0] for t in rows)
     if others or (
-        rows
-        and not all(r for r, t in zip(are_rows(tensors), tensors, strict=True) if len(t.shape))
+        rows and not all(r for r, t in zip(are_rows(tensors), tensors, strict=True) if len(t.shape))
     ):
         shapes = [f"{keras.backend.standardize_dtype(t.dtype)} {tuple(t.shape)}" for t in tensors]
         raise ValueError(
