@@ -223,6 +223,36 @@ class ReducingLosses:
         return reduce(cls._keras_reduction, *arguments)
 
 
+class LossesOfOneReplica:
+    """A context in which no loss is divided by the number of replicas: each has the whole batch.
+
+    It holds for the thread that entered it, as `ReducingLosses` does.
+    """
+
+    _names = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
+    _local = threading.local()
+
+    def __enter__(self):
+        self._local.depth = getattr(self._local, "depth", 0) + 1
+
+    def __exit__(self, *exception):
+        self._local.depth -= 1
+
+    @classmethod
+    def heed(cls, function):
+        """Returns a function of a loss that leaves it as it is in this context."""
+
+        @functools.wraps(function)
+        def heeding(value):
+            return value if getattr(cls._local, "depth", 0) else function(value)
+
+        return heeding
+
+
+for _name in LossesOfOneReplica._names:
+    setattr(keras_loss, _name, LossesOfOneReplica.heed(getattr(keras_loss, _name)))
+
+
 class SquaringLosses:
     """A context in which the losses and regularisers of Keras square by a function of one's own.
 
@@ -576,6 +606,7 @@ def set_compiled_optimizer(model, optimizer):
 __all__ = [
     "Functional",
     "KerasSaveable",
+    "LossesOfOneReplica",
     "ModelBase",
     "NotedReads",
     "OverlayScope",

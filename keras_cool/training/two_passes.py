@@ -9,6 +9,7 @@ from keras import ops, tree
 from keras_cool import backend
 from keras_cool.gradients import densify
 from keras_cool.keras_private import (
+    LossesOfOneReplica,
     OverlayScope,
     batch_size,
     get_keras_mask,
@@ -78,37 +79,40 @@ class TwoPasses(Evaluation):
 
     def _evaluated(self, point, differentiate=True, displace=None):
         is_first, again = self.loss is None, backend.snapshots.SameRandomNumbers()
-        with again, OverlayScope() as after:
-            outputs, layers = self._outputs(point)
-        before = [(v, v.value) for v, _ in after.updates]
-        for variable, value in after.updates:
-            variable.assign(value)
+        with LossesOfOneReplica():
+            with again, OverlayScope() as after:
+                outputs, layers = self._outputs(point)
+            before = [(v, v.value) for v, _ in after.updates]
+            for variable, value in after.updates:
+                variable.assign(value)
 
-        (batch, whole), own, share = _of_all_replicas((self._batch, outputs))
-        part = self._part(
-            point,
-            batch,
-            LossShare(1.0, window_share=self._window_share, sums=ALL),
-            share=None,
-            differentiate=differentiate,
-            of_given=partial(self._loss_of_whole, whole, layers),
-            given=_floating(whole),
-        )
+            (batch, whole), own, share = _of_all_replicas((self._batch, outputs))
+            part = self._part(
+                point,
+                batch,
+                LossShare(1.0, window_share=self._window_share, sums=ALL),
+                share=None,
+                differentiate=differentiate,
+                of_given=partial(self._loss_of_whole, whole, layers),
+                given=_floating(whole),
+            )
+            gradients = [
+                None if g is None else _of_this_replica(densify(g, p))
+                for g, p in zip(part.gradients, point, strict=False)
+            ]
+            cotangents = [
+                None if c is None else _of_own(densify(c, t), own, share)
+                for c, t in zip(part.gradients[len(point) :], _floating(whole), strict=False)
+            ]
+            if any(c is not None for c in cotangents):
+                with again, OverlayScope(before):
+                    pulled_back = self._pulled_back(point, cotangents)
+                gradients = _added_up(gradients, pulled_back, point)
+        part = part._replace(loss=_of_this_replica(part.loss), gradients=gradients)
         if is_first:
             nest = _with_masks(outputs.nest, outputs.masks)
             part = part._replace(logs=self._summarised(self._batch, nest, part.loss))
-        if not differentiate:
-            return part
-        direct, cotangents = part.gradients[: len(point)], part.gradients[len(point) :]
-        cotangents = [
-            None if c is None else _of_replica(densify(c, t), own, share)
-            for c, t in zip(cotangents, _floating(whole), strict=True)
-        ]
-        if any(c is not None for c in cotangents):
-            with again, OverlayScope(before):
-                pulled_back = self._pulled_back(point, cotangents)
-            direct = _added_up(direct, pulled_back, point)
-        return part._replace(gradients=direct)
+        return part
 
     def _outputs(self, point):
         """The first pass. Returns the `Outputs` of the batch, those of this replica, and the layers
@@ -229,15 +233,17 @@ def _of_all_replicas(nest):
     return tree.pack_sequence_as(nest, [of_all(leaf) for leaf in leaves]), own, share
 
 
-def _of_replica(gradient, own, share):
-    """This replica's part of the gradient by an output of all, which Keras divides by their number
-    as each of them computes it."""
-    replicas = backend.updates.number_of_replicas()
-    if replicas == 1:
+def _of_own(gradient, own, share):
+    """The gradient by an output of this replica, of that by the same output of all."""
+    if backend.updates.number_of_replicas() == 1:
         return gradient
-    if len(gradient.shape):
-        return own(gradient) * replicas
-    return gradient * ops.cast(share * replicas, gradient.dtype)
+    return own(gradient) if len(gradient.shape) else gradient * ops.cast(share, gradient.dtype)
+
+
+def _of_this_replica(sum_of_all):
+    """This replica's part of a sum that each of them has computed."""
+    replicas = backend.updates.number_of_replicas()
+    return sum_of_all if replicas == 1 else sum_of_all / replicas
 
 
 def _added_up(gradients, others, point):
