@@ -105,7 +105,8 @@ class TwoPasses(Evaluation):
                 for c, t in zip(part.gradients[len(point) :], _floating(whole), strict=False)
             ]
             if any(c is not None for c in cotangents):
-                with again, OverlayScope(before):
+                # Its first micro-batch would run beside the first pass, in a graph.
+                with backend.updates.after(cotangents), again, OverlayScope(before):
                     pulled_back = self._pulled_back(point, cotangents)
                 gradients = _added_up(gradients, pulled_back, point)
         part = part._replace(loss=_of_this_replica(part.loss), gradients=gradients)
