@@ -9,6 +9,7 @@ import pytest
 from keras.src.losses import loss as keras_loss
 
 from keras_cool import keras_private
+from support.replicas import mirrored_strategy
 
 X, Y = np.ones((4, 3), "float32"), np.ones((4, 1), "float32")
 
@@ -109,6 +110,22 @@ def test_batch_size_skips_missing_inputs():
 def test_unscaled_for_replicas_is_the_identity_on_one_device():
     loss = keras.ops.convert_to_tensor(2.0)
     assert float(keras_private.unscaled_for_replicas(loss)) == 2.0
+
+
+@pytest.mark.backend("tensorflow")
+def test_losses_of_one_replica_are_not_divided():
+    import tensorflow as tf
+
+    loss, y = keras.losses.MeanSquaredError(), keras.ops.ones((2, 1))
+    with mirrored_strategy().scope():
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+        model.compile(loss=["mse", "mse"])
+        assert tf.distribute.get_strategy().num_replicas_in_sync == 2
+        assert float(loss(y, 0 * y)) == float(model._aggregate_additional_loss(y[0, 0])) == 0.5
+        with keras_private.LossesOfOneReplica():
+            assert float(loss(y, 0 * y)) == float(model._aggregate_additional_loss(y[0, 0])) == 1
+            assert float(keras_loss.unscale_loss_for_distribution(y[0, 0])) == 1
+        assert float(keras_loss.unscale_loss_for_distribution(y[0, 0])) == 2
 
 
 def test_the_compiled_optimizer_is_the_one_that_is_saved(model):
@@ -511,6 +528,18 @@ def test_losses_that_a_layer_adds_stay_in_the_scope_that_it_was_called_in():
         with pytest.raises(ValueError, match="add_loss"):
             layer.add_loss("no tensor")
     assert {"add_loss", "_get_own_losses", "_clear_losses"} <= set(vars(keras.Layer))
+
+
+def test_added_losses_are_those_of_the_present_scope():
+    layer = keras.layers.ActivityRegularization(l1=1.0)
+    model = keras.Sequential([keras.Input((1,)), layer])
+    assert keras_private.present_overlay() is None
+    with keras_private.OverlayScope() as scope:
+        assert keras_private.present_overlay() is scope
+        model(keras.ops.full((1, 1), 2.0))
+        layer.add_loss(keras.ops.full((), 3.0))
+        assert [(of, float(loss)) for of, loss in scope.added_losses] == [(layer, 2), (layer, 3)]
+        assert added(model) == [2, 3]
 
 
 def test_losses_of_freed_scopes_are_no_ones():

@@ -69,10 +69,12 @@ def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
 def value_and_grad_at(function: Callable, variables: list) -> Callable:
     """Makes a function of a point, a list of tensors, that evaluates `function` there.
 
-    It is `value_and_grad(..., has_aux=True)` of a function without arguments that reads
-    `variables`, with the values of the point in their place. No variable changes by it.
+    It is `value_and_grad(..., has_aux=True)` of a function that reads `variables`, with the values
+    of the point in their place. No variable changes by it. What the point has beyond the variables
+    are the arguments of `function`.
     """
-    return _evaluation(lambda point: function(), has_aux=True, variables=variables)
+    count = len(variables)
+    return _evaluation(lambda point: function(*point[count:]), has_aux=True, variables=variables)
 
 
 def _evaluation(function: Callable, has_aux: bool, variables: Sequence) -> Callable:
@@ -80,7 +82,7 @@ def _evaluation(function: Callable, has_aux: bool, variables: Sequence) -> Calla
         assigned = []
 
         def scope_at(tensors: list) -> OverlayScope:
-            return OverlayScope(zip(variables, tensors, strict=True) if variables else ())
+            return OverlayScope(zip(variables, tensors[: len(variables)], strict=True))
 
         def objective(tensors: list, scope: OverlayScope) -> tuple[Any, Any]:
             # What is assigned inside has to come out as an output, or a JAX tracer leaks.

@@ -3,7 +3,7 @@
 import keras
 
 from keras_cool.keras_private import KerasSaveable, ModelBase
-from keras_cool.optimizer_roles import accumulators, gradient_estimator
+from keras_cool.optimizer_roles import accumulators, chain, gradient_estimator
 from keras_cool.saved_seeds import SavedSeeds
 from keras_cool.training.loss_shares import LossKinds
 from keras_cool.training.microbatches import checked_size
@@ -40,6 +40,23 @@ class SeedsOfModel(KerasSaveable):
         self._seeds.load(store)
 
 
+def check_does_not_accumulate(optimizer):
+    """Refuses an optimizer that makes one update of several batches, for a loss of whole ones."""
+    names = [type(optimizer).__name__] if accumulators(optimizer) else []
+    names += [
+        f"{type(inner).__name__}(gradient_accumulation_steps=...)"
+        for inner in ([] if optimizer is None else chain(optimizer))
+        if getattr(inner, "gradient_accumulation_steps", None)
+    ]
+    if names:
+        raise ValueError(
+            "A loss of the whole batch (`whole_batch_loss=True`, or `forward` in `value_and_grad`) "
+            f"is not a mean over the batches of a window, as {names[0]} takes it. Give `fit` the "
+            "large batch, and let the model split it: model.compile('adam', loss=..., "
+            "microbatch_size=16, whole_batch_loss=True)."
+        )
+
+
 class Compilation(ModelBase):
     """The part of the mixin that is there before training."""
 
@@ -47,12 +64,13 @@ class Compilation(ModelBase):
     # it, weigh the batches and finish the last window, it does not do then.
     _is_plain = False
     _microbatch_size: int | None = None
+    _whole_batch_loss = False
     _single_gradient: SingleGradient | None = None  # of a model with a micro-batch size
     _injected: Injected | None = None
     _seeds: SeedsOfModel | None = None
     _loss_kinds: LossKinds | None = None  # of a model that was injected when it was compiled
 
-    def compile(self, *args, microbatch_size=None, **kwargs):
+    def compile(self, *args, microbatch_size=None, whole_batch_loss=False, **kwargs):
         """Configures the model for training: `keras.Model.compile`, and the soft batch.
 
         Args:
@@ -62,18 +80,34 @@ class Compilation(ModelBase):
                 with the gradient of the whole batch. A step whose gradient is not finite is then
                 skipped, and counted as `skipped_steps` in the logs. Defaults to `None`: a batch is
                 computed at once.
+            whole_batch_loss: Boolean, for a loss that compares the samples of a batch with each
+                other (contrastive, ranking, correlation, Dice over the batch). If `True`, the
+                loss is that of the whole batch: `fit` computes the outputs of all micro-batches,
+                then the loss and its gradients by the outputs at once, then each micro-batch once
+                more (GradCache). It costs one forward pass more, and the memory of the outputs.
+                With several replicas the batch is that of all of them. Defaults to `False`: the
+                loss is a mean over the samples, or one of Keras' sums.
             **kwargs: As for `keras.Model.compile`.
 
         Raises:
-            ValueError: If `microbatch_size` is not a positive integer, or the model has a
-                `train_step` of its own, which would not use it.
+            ValueError: If `microbatch_size` is not a positive integer, or `whole_batch_loss` not a
+                boolean, if the optimizer accumulates over batches while `whole_batch_loss=True`, or
+                if the model has a `train_step` of its own, which would not use them.
+
+        Reference:
+            Gao, Zhang, Han and Callan, 2021, "Scaling Deep Contrastive Learning Batch Size under
+            Memory Limited Setup" (`whole_batch_loss`).
         """
         size, single_gradient = self._split_by(microbatch_size)
+        whole_batch_loss = self._checked_choice(whole_batch_loss)
         injected, self._injected = self._injected, None
         if injected is not None and not args and "optimizer" not in kwargs:
             kwargs["optimizer"] = injected.optimizer
         super().compile(*args, **kwargs)
         self._microbatch_size, self._single_gradient = size, single_gradient
+        self._whole_batch_loss = whole_batch_loss
+        if whole_batch_loss:
+            check_does_not_accumulate(self.optimizer)
         self._loss_kinds = LossKinds()
         self.share_seeds()
 
@@ -86,6 +120,30 @@ class Compilation(ModelBase):
     def microbatch_size(self, microbatch_size):
         self._microbatch_size, self._single_gradient = self._split_by(microbatch_size)
         self.train_function = None
+
+    @property
+    def whole_batch_loss(self):
+        """Whether the loss is computed on the whole batch, and not as a mean over micro-batches."""
+        return self._whole_batch_loss
+
+    @whole_batch_loss.setter
+    def whole_batch_loss(self, whole_batch_loss):
+        self._whole_batch_loss = self._checked_choice(whole_batch_loss)
+        self.train_function = None
+
+    def _checked_choice(self, whole_batch_loss):
+        """Returns `whole_batch_loss`, if it is a boolean and the model can use it."""
+        if not isinstance(whole_batch_loss, bool):
+            raise ValueError(
+                "`whole_batch_loss` says whether the loss is that of the whole batch: `True` or "
+                f"`False`. It was given {whole_batch_loss!r}. The loss itself is the argument "
+                "`loss`: model.compile('adam', loss=my_loss, microbatch_size=16, "
+                "whole_batch_loss=True)."
+            )
+        if whole_batch_loss:
+            self.check_no_train_step()
+            self._is_plain = False
+        return whole_batch_loss
 
     def _split_by(self, size):
         """Returns the size of micro-batches, checked, and what counts their steps."""
@@ -100,11 +158,13 @@ class Compilation(ModelBase):
     def get_compile_config(self):
         """The arguments of `compile`, as a saved file holds them."""
         config = super().get_compile_config()
-        # An injected model is saved as the class it was, whose `compile` does not know the size.
+        # An injected model is saved as the class it was, whose `compile` does not know these.
         saved_as: type = self.__class__
         knows_the_size = issubclass(saved_as, Compilation) and self._has_this_compile()
         if config and self.microbatch_size and knows_the_size:
             config["microbatch_size"] = self.microbatch_size
+        if config and self.whole_batch_loss and knows_the_size:
+            config["whole_batch_loss"] = True
         return config
 
     def compile_from_config(self, config):

@@ -96,12 +96,12 @@ def _reduce(model, cls):
     rebuild = getattr(cls, rebuild.__name__)  # not the method of a class made on the fly
     if model._is_plain:
         return rebuild, arguments
-    return _rebuild_injected, (rebuild, arguments, model.microbatch_size)
+    return _rebuild_injected, (rebuild, arguments, model.microbatch_size, model.whole_batch_loss)
 
 
-def _rebuild_injected(rebuild, arguments, microbatch_size):
+def _rebuild_injected(rebuild, arguments, microbatch_size, whole_batch_loss=False):
     model = inject(rebuild(*arguments))
-    model.microbatch_size = microbatch_size
+    model.microbatch_size, model.whole_batch_loss = microbatch_size, whole_batch_loss
     return model
 
 

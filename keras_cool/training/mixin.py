@@ -25,19 +25,21 @@ from keras_cool.optimizer_roles import (
     optimizers_of,
 )
 from keras_cool.training.batch_weights import BatchWeights
-from keras_cool.training.compilation import Compilation
+from keras_cool.training.compilation import Compilation, check_does_not_accumulate
 from keras_cool.training.evaluation import Evaluation, Objective, rescale
 from keras_cool.training.fit_callbacks import as_numbers, with_own_callbacks
 from keras_cool.training.step import assign, check_no_overwriting, take_step
 from keras_cool.training.step_hooks import StepHooks
 from keras_cool.training.step_of_ones_own import (
     check_bases,
+    check_forward,
     check_gradients,
     check_logs,
     check_signature,
     checked_variables,
     with_aux,
 )
+from keras_cool.training.two_passes import TwoPasses
 
 BackendStep: Any = backend.train_step.BackendStep
 
@@ -127,10 +129,14 @@ class MultiGradientMixin(Compilation, BackendStep):
 
         objective = Objective(lambda x, y, w: forward(self, x), loss, summarise)
         batch = (x, y, sample_weight)
-        evaluation = self._evaluation(objective, batch, variables, self.optimizer)
+        evaluation = self._evaluation(
+            objective, batch, variables, self.optimizer, self.whole_batch_loss
+        )
         return take_step(self, evaluation, method)
 
-    def value_and_grad(self, loss_function, variables, has_aux=False, optimizer=None, batch=None):
+    def value_and_grad(
+        self, loss_function, variables, has_aux=False, optimizer=None, batch=None, forward=None
+    ):
         """Returns a loss and its gradients at the present state.
 
         What the loss function assigns is kept: seeds advance, layer state and metrics are updated,
@@ -151,6 +157,12 @@ class MultiGradientMixin(Compilation, BackendStep):
                 the samples (Keras' own losses of any reduction included). The scalars in `aux` are
                 averaged in the same way, its other tensors have the samples as their first
                 dimension and are joined. An empty tuple says that there is nothing to split.
+            forward: A function `forward(*batch)` that computes the outputs, any nest of tensors,
+                samples first, or scalars that are means over the samples; or `None`. With it the
+                loss is one of the whole batch, `loss_function(*batch, outputs)`, and only `forward`
+                is called with micro-batches, twice with each (`whole_batch_loss` of `compile`).
+                What `aux` holds is then handed on as it is. Under a TensorFlow distribution
+                strategy `loss_function` is called with the batch of all replicas.
 
         Returns:
             `(loss, gradients)`, or `((loss, aux), gradients)` with `has_aux=True`. `gradients` has
@@ -161,8 +173,10 @@ class MultiGradientMixin(Compilation, BackendStep):
             the optimizer makes, as in Keras.
 
         Raises:
-            ValueError: If the loss is not a scalar, if `has_aux=True` and there is no pair, or if
-                the model has a `microbatch_size` and there is no `batch`.
+            ValueError: If the loss is not a scalar, if `has_aux=True` and there is no pair, if the
+                model has a `microbatch_size` and there is no `batch`, if it was compiled with
+                `whole_batch_loss=True` and there is no `forward`, or if there is a `forward` and
+                the optimizer accumulates over batches.
         """
         if self.microbatch_size is not None and batch is None:
             raise ValueError(
@@ -171,14 +185,19 @@ class MultiGradientMixin(Compilation, BackendStep):
                 "function take its parts: self.value_and_grad(lambda x, y: ..., variables, "
                 "batch=(x, y)). With `batch=()` the loss is computed at once."
             )
+        check_forward(forward, batch, self.microbatch_size is not None and self.whole_batch_loss)
         optimizer = optimizer or getattr(self, "optimizer", None)
         variables = checked_variables(variables, "value_and_grad")
+        loss_function = with_aux(loss_function, has_aux)
         objective = Objective(
-            with_aux(loss_function, has_aux),
+            forward or loss_function,
             loss=lambda *part: part[-1][0],
             aux=lambda outputs: outputs[1],
+            head=loss_function if forward else None,
         )
-        evaluation = self._evaluation(objective, batch or (), variables, optimizer)
+        evaluation = self._evaluation(
+            objective, batch or (), variables, optimizer, is_of_whole=forward is not None
+        )
         loss, gradients = evaluation.of_replica([v.value for v in variables])
         assign(evaluation.updates)
         self.step_hooks.events.weights.note(evaluation, optimizer)
@@ -330,6 +349,7 @@ class MultiGradientMixin(Compilation, BackendStep):
             not overridden
             and not self.step_hooks.callbacks
             and self.microbatch_size is None
+            and not self.whole_batch_loss
             and gradient_estimator(self.optimizer) is None
             and not accumulators(self.optimizer)
         )
@@ -416,11 +436,16 @@ class MultiGradientMixin(Compilation, BackendStep):
         with during_step:
             return super().predict_step(*args)
 
-    def _evaluation(self, objective, batch, variables, optimizer):
+    def _evaluation(self, objective, batch, variables, optimizer, is_of_whole=False):
+        """Returns the `Evaluation` of a loss, of the whole batch or a mean over its samples."""
         events = self.step_hooks.events
         is_split = self.microbatch_size is not None and bool(keras.tree.flatten(batch))
         is_own = is_split and optimizer is getattr(self, "optimizer", None)
-        return Evaluation(
+        first = events.first_evaluation() if is_own else None
+        if is_of_whole:
+            check_does_not_accumulate(optimizer)
+        in_two_passes = is_of_whole and (is_split or backend.updates.number_of_replicas() > 1)
+        return (TwoPasses if in_two_passes else Evaluation)(
             objective,
             batch,
             variables,
@@ -429,7 +454,7 @@ class MultiGradientMixin(Compilation, BackendStep):
             window_share=events.weights.window_share(optimizer),
             kinds=self._loss_kinds,
             numbers=events.numbers,
-            events=events.first_evaluation() if is_own else None,
+            events=first,
         )
 
     def _track_loss(self, loss, x):
