@@ -96,12 +96,12 @@ def _reduce(model, cls):
     rebuild = getattr(cls, rebuild.__name__)  # not the method of a class made on the fly
     if model._is_plain:
         return rebuild, arguments
-    return _rebuild_injected, (rebuild, arguments, model.microbatch_size)
+    return _rebuild_injected, (rebuild, arguments, model._size_as_given(), model.memory_limit)
 
 
-def _rebuild_injected(rebuild, arguments, microbatch_size):
+def _rebuild_injected(rebuild, arguments, microbatch_size, memory_limit=None):
     model = inject(rebuild(*arguments))
-    model.microbatch_size = microbatch_size
+    model._set_size(microbatch_size, memory_limit)
     return model
 
 
