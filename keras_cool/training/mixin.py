@@ -247,7 +247,9 @@ class MultiGradientMixin(Compilation, BackendStep):
             kwargs["callbacks"] = callbacks
         try:
             with out_of_memory.advised(None if self._automatic_size else out_of_memory.IN_FIT):
-                return super().fit(*args, **kwargs)
+                history = super().fit(*args, **kwargs)
+                backend.memory.finished(getattr(history, "history", None))
+                return history
         except BaseException:  # Ctrl-C too; Keras tells the callbacks nothing
             for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or []):
                 if hasattr(callback, "on_train_error"):
@@ -257,7 +259,7 @@ class MultiGradientMixin(Compilation, BackendStep):
     def evaluate(self, *args, **kwargs):
         """Evaluates the model: `keras.Model.evaluate`."""
         with out_of_memory.advised(out_of_memory.IN_EVALUATE):
-            return super().evaluate(*args, **kwargs)
+            return backend.memory.finished(super().evaluate(*args, **kwargs))
 
     def predict(self, *args, **kwargs):
         """Predicts: `keras.Model.predict`."""

@@ -4,13 +4,14 @@ import contextlib
 
 from keras_cool import backend
 
+_STATE = "On JAX the step that failed may have taken the weights with it: load them again."
 IN_EVALUATE = (
     "`evaluate` computes a batch at once, and this one does not fit into memory. Give a smaller "
-    "`batch_size`, or `validation_batch_size` to `fit`."
+    f"`batch_size`, or `validation_batch_size` to `fit`. {_STATE}"
 )
 IN_PREDICT = (
     "`predict` computes a batch at once, and this one does not fit into memory. Give a smaller "
-    "`batch_size`."
+    f"`batch_size`. {_STATE}"
 )
 IN_FIT = (
     'A training step does not fit into memory. Compile the model with microbatch_size="auto": the '

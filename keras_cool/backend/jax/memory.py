@@ -2,6 +2,8 @@
 
 import gc
 
+import jax
+
 # What XLA says where an allocation fails, in an error of its own kind or of JAX's.
 _SAID = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
 
@@ -10,6 +12,12 @@ def is_out_of_memory(error):
     """Whether an exception says that memory does not suffice."""
     said = isinstance(error, RuntimeError | ValueError) and any(s in str(error) for s in _SAID)
     return said or isinstance(error, MemoryError)
+
+
+def finished(values):
+    """Returns a nest of values once they are computed, or raises the error that computing them had:
+    JAX computes beside Python, and Keras drops such an error when it makes numbers of logs."""
+    return jax.block_until_ready(values)
 
 
 def release():

@@ -5,6 +5,7 @@ import os
 import jax
 import numpy as np
 
+from keras_cool.backend.jax import memory
 from keras_cool.backend.jax.devices import devices_of_a_batch
 
 
@@ -43,7 +44,7 @@ class PlannedStep:
             self._forget_other_sizes()
             if key not in self._compiled:
                 self._compiled[key] = self._planned(present, data)
-            return self._compiled[key](present, data)
+            return memory.finished(self._compiled[key](present, data))  # or it fails later
 
         def put_back():
             nonlocal present

@@ -99,7 +99,10 @@ class BackendStep(ModelBase):
             memory.measured(step, 0)  # says that it cannot
 
         def eager_step(state, data):  # which has no side effects
-            return automatic.settle(data, lambda: step(state, data), lambda: None)
+            def attempt():
+                return memory.finished(step(state, data))
+
+            return automatic.settle(data, attempt, lambda: None)
 
         return eager_step
 

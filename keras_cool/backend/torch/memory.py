@@ -17,6 +17,11 @@ def is_out_of_memory(error):
     return isinstance(error, RuntimeError) and any(s in str(error) for s in _SAID)
 
 
+def finished(values):
+    """Returns a nest of values once they are computed: they are."""
+    return values
+
+
 def release():
     """Gives memory back that nothing refers to any more."""
     gc.collect()
