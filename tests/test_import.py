@@ -115,7 +115,7 @@ def signatures(path):
 
 @pytest.mark.parametrize(
     "file",
-    ["gradients", "train_step", "loops", "scalars", "snapshots", "updates", "vectors"],
+    ["gradients", "train_step", "loops", "memory", "scalars", "snapshots", "updates", "vectors"],
 )
 def test_the_backends_offer_the_same(file):
     offered = [signatures(PACKAGE / "backend" / b / f"{file}.py") for b in BACKENDS]

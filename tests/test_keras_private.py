@@ -677,3 +677,17 @@ def test_validation_is_told_from_other_calls_of_evaluate(model):
     model.evaluate = telling
     model.fit(X, Y, validation_data=(X, Y), callbacks=[Evaluates()], verbose=0)
     assert told == [True, False]
+
+
+@pytest.mark.backend("jax")
+def test_functions_of_steps_are_made_by_the_method_that_is_overridden(model):
+    """`microbatch_size="auto"` puts the step that it plans in the place of the compiled one."""
+    parameters = inspect.signature(keras_private.Trainer._make_function).parameters
+    assert list(parameters) == ["self", "step_function", "concatenate_outputs"]
+    given = []
+    model._make_function = given.append
+    model.make_train_function()
+    assert given[0].__wrapped__ == model.train_step
+    model.run_eagerly = True
+    model.make_train_function(force=True)
+    assert given[1] == model.train_step

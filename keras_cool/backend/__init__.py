@@ -1,7 +1,8 @@
 """What a step needs from the backend in use and `keras.ops` lacks: one folder a backend.
 
 Each holds the same files, with the same names and signatures: `gradients`, `train_step`, `loops`,
-`updates`, `snapshots`, `scalars` and `vectors`. The choice is made here, and nowhere else.
+`memory`, `updates`, `snapshots`, `scalars` and `vectors`. The choice is made here, and nowhere
+else.
 """
 
 from keras_cool.supported_backend import BACKEND
@@ -10,6 +11,7 @@ if BACKEND == "jax":
     from keras_cool.backend.jax import (
         gradients,
         loops,
+        memory,
         scalars,
         snapshots,
         train_step,
@@ -20,6 +22,7 @@ elif BACKEND == "tensorflow":
     from keras_cool.backend.tensorflow import (  # type: ignore[no-redef]
         gradients,
         loops,
+        memory,
         scalars,
         snapshots,
         train_step,
@@ -30,6 +33,7 @@ else:
     from keras_cool.backend.torch import (  # type: ignore[no-redef]
         gradients,
         loops,
+        memory,
         scalars,
         snapshots,
         train_step,
@@ -37,4 +41,13 @@ else:
         vectors,
     )
 
-__all__ = ["gradients", "loops", "scalars", "snapshots", "train_step", "updates", "vectors"]
+__all__ = [
+    "gradients",
+    "loops",
+    "memory",
+    "scalars",
+    "snapshots",
+    "train_step",
+    "updates",
+    "vectors",
+]

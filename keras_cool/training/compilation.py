@@ -5,6 +5,7 @@ import keras
 from keras_cool.keras_private import KerasSaveable, ModelBase
 from keras_cool.optimizer_roles import accumulators, chain, gradient_estimator
 from keras_cool.saved_seeds import SavedSeeds
+from keras_cool.training.automatic_size import AUTO, AutomaticSize
 from keras_cool.training.loss_shares import LossKinds
 from keras_cool.training.microbatches import checked_size
 from keras_cool.training.step import SingleGradient
@@ -65,21 +66,30 @@ class Compilation(ModelBase):
     _is_plain = False
     _microbatch_size: int | None = None
     _whole_batch_loss = False
+    _automatic_size: AutomaticSize | None = None
     _single_gradient: SingleGradient | None = None  # of a model with a micro-batch size
     _injected: Injected | None = None
     _seeds: SeedsOfModel | None = None
     _loss_kinds: LossKinds | None = None  # of a model that was injected when it was compiled
 
-    def compile(self, *args, microbatch_size=None, whole_batch_loss=False, **kwargs):
+    def compile(
+        self, *args, microbatch_size=None, memory_limit=None, whole_batch_loss=False, **kwargs
+    ):
         """Configures the model for training: `keras.Model.compile`, and the soft batch.
 
         Args:
             *args: As for `keras.Model.compile`.
-            microbatch_size: Integer or `None`. If given, `fit` computes a batch of any size that
-                many samples at a time, on each device, adds up the gradients, and takes one step
-                with the gradient of the whole batch. A step whose gradient is not finite is then
-                skipped, and counted as `skipped_steps` in the logs. Defaults to `None`: a batch is
-                computed at once.
+            microbatch_size: Integer, `"auto"` or `None`. If given, `fit` computes a batch of any
+                size that many samples at a time, on each device, adds up the gradients, and takes
+                one step with the gradient of the whole batch. A step whose gradient is not finite
+                is then skipped, and counted as `skipped_steps` in the logs. With `"auto"` it is
+                the largest size that fits into memory, found in the first step: all samples of the
+                batch, or half as many, or a quarter and so on. The size in use is
+                `model.microbatch_size`, and `microbatch_size` in the logs. Defaults to `None`: a
+                batch is computed at once.
+            memory_limit: Integer or `None`. With `microbatch_size="auto"`, the bytes that a step
+                may take on each device: the model, the state of its optimizer, the batch, and all
+                that is in memory between. Defaults to `None`: what the device has.
             whole_batch_loss: Boolean, for a loss that compares the samples of a batch with each
                 other (contrastive, ranking, correlation, Dice over the batch). If `True`, the
                 loss is that of the whole batch: `fit` computes the outputs of all micro-batches,
@@ -90,21 +100,24 @@ class Compilation(ModelBase):
             **kwargs: As for `keras.Model.compile`.
 
         Raises:
-            ValueError: If `microbatch_size` is not a positive integer, or `whole_batch_loss` not a
-                boolean, if the optimizer accumulates over batches while `whole_batch_loss=True`, or
-                if the model has a `train_step` of its own, which would not use them.
+            ValueError: If `microbatch_size` is no positive integer and not `"auto"`, if
+                `memory_limit` is no positive integer or `microbatch_size` is not `"auto"`, if
+                `whole_batch_loss` is no boolean, if the optimizer accumulates over batches while
+                `whole_batch_loss=True`, or if the model has a `train_step` of its own, which would
+                not use them.
 
         Reference:
             Gao, Zhang, Han and Callan, 2021, "Scaling Deep Contrastive Learning Batch Size under
             Memory Limited Setup" (`whole_batch_loss`).
         """
-        size, single_gradient = self._split_by(microbatch_size)
+        size, automatic, single_gradient = self._split_by(microbatch_size, memory_limit)
         whole_batch_loss = self._checked_choice(whole_batch_loss)
         injected, self._injected = self._injected, None
         if injected is not None and not args and "optimizer" not in kwargs:
             kwargs["optimizer"] = injected.optimizer
         super().compile(*args, **kwargs)
-        self._microbatch_size, self._single_gradient = size, single_gradient
+        self._microbatch_size, self._automatic_size = size, automatic
+        self._single_gradient = single_gradient
         self._whole_batch_loss = whole_batch_loss
         if whole_batch_loss:
             check_does_not_accumulate(self.optimizer)
@@ -113,12 +126,29 @@ class Compilation(ModelBase):
 
     @property
     def microbatch_size(self):
-        """The number of samples that are computed at a time, or `None`: all of a batch."""
+        """The number of samples that are computed at a time, or `None`: all of a batch. `"auto"`
+        becomes the size that was found in the first step."""
+        if self._automatic_size is not None:
+            return self._automatic_size.size or AUTO
         return self._microbatch_size
 
     @microbatch_size.setter
     def microbatch_size(self, microbatch_size):
-        self._microbatch_size, self._single_gradient = self._split_by(microbatch_size)
+        self._set_size(microbatch_size, self.memory_limit if microbatch_size == AUTO else None)
+
+    @property
+    def memory_limit(self):
+        """The bytes that a step may take on each device under `microbatch_size="auto"`, or `None`:
+        what the device has. If it is set, the size is looked for again."""
+        return self._automatic_size.memory_limit if self._automatic_size is not None else None
+
+    @memory_limit.setter
+    def memory_limit(self, memory_limit):
+        self._set_size(self._size_as_given(), memory_limit)
+
+    def _set_size(self, microbatch_size, memory_limit):
+        split = self._split_by(microbatch_size, memory_limit)
+        self._microbatch_size, self._automatic_size, self._single_gradient = split
         self.train_function = None
 
     @property
@@ -145,15 +175,28 @@ class Compilation(ModelBase):
             self._is_plain = False
         return whole_batch_loss
 
-    def _split_by(self, size):
-        """Returns the size of micro-batches, checked, and what counts their steps."""
+    def _size_as_given(self):
+        return self._microbatch_size if self._automatic_size is None else AUTO
+
+    def _split_by(self, size, memory_limit=None):
+        """Returns the size of micro-batches, checked, what finds it, and what counts their steps:
+        all that are needed."""
+        is_automatic = isinstance(size, str) and size == AUTO
+        if memory_limit is not None and not is_automatic:
+            raise ValueError(
+                '`memory_limit` is for `microbatch_size="auto"`, which finds the largest size '
+                f"that fits. It was given memory_limit={memory_limit!r} and "
+                f'microbatch_size={size!r}. Compile with microbatch_size="auto", or leave '
+                "`memory_limit` out."
+            )
         if size is None:
-            return None, None
-        size = checked_size(size)
+            return None, None, None
+        automatic = AutomaticSize(memory_limit) if is_automatic else None
+        size = None if is_automatic else checked_size(size)
         self.check_no_train_step()
         self._is_plain = False  # whoever asks for micro-batches asks for the mixin
         with self.scope_of_variables():
-            return size, SingleGradient()
+            return size, automatic, SingleGradient()
 
     def get_compile_config(self):
         """The arguments of `compile`, as a saved file holds them."""
@@ -162,7 +205,9 @@ class Compilation(ModelBase):
         saved_as: type = self.__class__
         knows_the_size = issubclass(saved_as, Compilation) and self._has_this_compile()
         if config and self.microbatch_size and knows_the_size:
-            config["microbatch_size"] = self.microbatch_size
+            config["microbatch_size"] = self._size_as_given()
+            if self.memory_limit is not None:
+                config["memory_limit"] = self.memory_limit
         if config and self.whole_batch_loss and knows_the_size:
             config["whole_batch_loss"] = True
         return config

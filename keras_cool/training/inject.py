@@ -96,12 +96,16 @@ def _reduce(model, cls):
     rebuild = getattr(cls, rebuild.__name__)  # not the method of a class made on the fly
     if model._is_plain:
         return rebuild, arguments
-    return _rebuild_injected, (rebuild, arguments, model.microbatch_size, model.whole_batch_loss)
+    settings = (model._size_as_given(), model.memory_limit, model.whole_batch_loss)
+    return _rebuild_injected, (rebuild, arguments, *settings)
 
 
-def _rebuild_injected(rebuild, arguments, microbatch_size, whole_batch_loss=False):
+def _rebuild_injected(
+    rebuild, arguments, microbatch_size, memory_limit=None, whole_batch_loss=False
+):
     model = inject(rebuild(*arguments))
-    model.microbatch_size, model.whole_batch_loss = microbatch_size, whole_batch_loss
+    model._set_size(microbatch_size, memory_limit)
+    model.whole_batch_loss = whole_batch_loss
     return model
 
 

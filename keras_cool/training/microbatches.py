@@ -40,7 +40,8 @@ def checked_size(size):
             "`microbatch_size` is the number of samples that are computed at a time: a "
             f"positive integer. It was given {size!r}. For example: "
             "model.compile('adam', loss='mse', microbatch_size=16). With "
-            "`microbatch_size=None` every batch is computed at once."
+            '`microbatch_size="auto"` it is the largest that fits, with `microbatch_size=None` '
+            "every batch is computed at once."
         )
     return int(size)
 

@@ -24,6 +24,7 @@ from keras_cool.optimizer_roles import (
     may_accumulate,
     optimizers_of,
 )
+from keras_cool.training import out_of_memory
 from keras_cool.training.batch_weights import BatchWeights
 from keras_cool.training.compilation import Compilation, check_does_not_accumulate
 from keras_cool.training.evaluation import Evaluation, Objective, rescale
@@ -180,7 +181,7 @@ class MultiGradientMixin(Compilation, BackendStep):
         """
         if self.microbatch_size is not None and batch is None:
             raise ValueError(
-                f"The model was compiled with microbatch_size={self.microbatch_size}, and "
+                f"The model was compiled with microbatch_size={self._size_as_given()!r}, and "
                 "`value_and_grad` was not told what to split. Hand it the batch, and let the loss "
                 "function take its parts: self.value_and_grad(lambda x, y: ..., variables, "
                 "batch=(x, y)). With `batch=()` the loss is computed at once."
@@ -308,12 +309,25 @@ class MultiGradientMixin(Compilation, BackendStep):
         else:
             kwargs["callbacks"] = callbacks
         try:
-            return super().fit(*args, **kwargs)
+            with out_of_memory.advised(None if self._automatic_size else out_of_memory.IN_FIT):
+                history = super().fit(*args, **kwargs)
+                backend.memory.finished(getattr(history, "history", None))
+                return history
         except BaseException:  # Ctrl-C too; Keras tells the callbacks nothing
             for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or []):
                 if hasattr(callback, "on_train_error"):
                     callback.on_train_error()
             raise
+
+    def evaluate(self, *args, **kwargs):
+        """Evaluates the model: `keras.Model.evaluate`."""
+        with out_of_memory.advised(out_of_memory.IN_EVALUATE):
+            return backend.memory.finished(super().evaluate(*args, **kwargs))
+
+    def predict(self, *args, **kwargs):
+        """Predicts: `keras.Model.predict`."""
+        with out_of_memory.advised(out_of_memory.IN_PREDICT):
+            return super().predict(*args, **kwargs)
 
     def train_on_batch(self, *args, **kwargs):
         """Takes one step: `keras.Model.train_on_batch`. With `return_dict=True` what the steps
@@ -329,7 +343,7 @@ class MultiGradientMixin(Compilation, BackendStep):
         Returns:
             A dictionary of names and Python numbers: `gradient_evaluations`, `skipped_steps` and
             the like of a multi-gradient optimizer, of `Accumulate` or of `microbatch_size`; empty
-            for a plain optimizer.
+            for a plain optimizer. With `microbatch_size="auto"` it has the size in use.
         """
         optimizer = getattr(self, "optimizer", None)
         method, single = gradient_estimator(optimizer), self._single_gradient
@@ -340,6 +354,8 @@ class MultiGradientMixin(Compilation, BackendStep):
         for counter in counters:  # several `Accumulate`s in a `MultiOptimizer`
             for name, value in as_numbers(counter.step_logs()).items():
                 counts[name] = counts.get(name, 0) + value
+        if self._automatic_size is not None and self._automatic_size.size is not None:
+            counts["microbatch_size"] = self._automatic_size.size
         return counts
 
     def takes_plain_step(self):
@@ -439,7 +455,8 @@ class MultiGradientMixin(Compilation, BackendStep):
     def _evaluation(self, objective, batch, variables, optimizer, is_of_whole=False):
         """Returns the `Evaluation` of a loss, of the whole batch or a mean over its samples."""
         events = self.step_hooks.events
-        is_split = self.microbatch_size is not None and bool(keras.tree.flatten(batch))
+        size = self.microbatch_size
+        is_split = isinstance(size, int) and bool(keras.tree.flatten(batch))
         is_own = is_split and optimizer is getattr(self, "optimizer", None)
         first = events.first_evaluation() if is_own else None
         if is_of_whole:
@@ -450,7 +467,7 @@ class MultiGradientMixin(Compilation, BackendStep):
             batch,
             variables,
             scale_loss=optimizer.scale_loss if optimizer else _no_scale,
-            microbatch_size=self.microbatch_size if is_split else None,
+            microbatch_size=size if is_split else None,
             window_share=events.weights.window_share(optimizer),
             kinds=self._loss_kinds,
             numbers=events.numbers,
