@@ -1,4 +1,5 @@
-"""The memory of a soft batch: a batch of 256 as 16 micro-batches of 16, against plain batches.
+"""The memory of a soft batch: a batch of 256 as 16 micro-batches of 16, against plain batches; and
+with a loss over the whole batch, 1,024 as 16 micro-batches of 64.
 
 Run it as `KERAS_BACKEND=jax python benchmarks/soft_batch_memory.py`; `--output FILE` also writes
 the table. It needs Linux: the peak is read from /proc.
@@ -17,16 +18,23 @@ import keras
 import numpy as np
 
 import keras_cool as kc
+from harness import whole_batch_losses
 from harness.timing import machine, settings
 
 LARGE, SMALL = 256, 16
 MB = 1e6
 SOFT, PLAIN_SMALL, PLAIN_LARGE = "256 as 16 x 16", "plain 16", "plain 256"
+CONTRASTED, PLAIN_64 = "1024 as 16 x 64", "plain 64"
 # The size of the batch, and what `compile` is told besides.
 SIDES = {
     PLAIN_SMALL: (SMALL, {}),
     SOFT: (LARGE, {"microbatch_size": SMALL}),
     PLAIN_LARGE: (LARGE, {}),
+}
+# The same under InfoNCE, which compares all samples.
+WHOLE_SIDES = {
+    PLAIN_64: (64, {}),
+    CONTRASTED: (1024, {"microbatch_size": 64, "whole_batch_loss": True}),
 }
 LIMIT = 4.0  # of what a plain batch of 16 takes: a plain batch of 256 has no room in it
 NO_MEMORY = "memory|OOM|bad_alloc|RESOURCE_EXHAUSTED"  # what the backends say of it
@@ -35,7 +43,7 @@ SECONDS = 300  # a process may take
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
-def make_model(**options):
+def make_model(loss=None, **options):
     """Dense layers at each of 1024 positions: 51 thousand weights, and 2 million activations a
     batch of 16 and layer."""
     keras.utils.set_random_seed(0)
@@ -45,9 +53,19 @@ def make_model(**options):
         h = keras.layers.Dense(128, activation="relu")(h)
     h = keras.layers.GlobalAveragePooling1D()(h)
     model = kc.Model(inputs, keras.layers.Dense(10)(h))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-3), loss=loss, **options)
     return model
+
+
+def made(side):
+    """The model of a side, and a batch for it."""
+    if side in SIDES:
+        batch_size, options = SIDES[side]
+    else:
+        batch_size, options = WHOLE_SIDES[side]
+        options = {**options, "loss": whole_batch_losses.info_nce}
+    return make_model(**options), *make_data(batch_size)
 
 
 def make_data(samples):
@@ -63,9 +81,7 @@ def peak_by_xla(side):
     """The bytes that XLA plans for a compiled step beside its arguments."""
     import jax
 
-    batch_size, options = SIDES[side]
-    model = make_model(**options)
-    x, y = make_data(batch_size)
+    model, x, y = made(side)
     model.train_on_batch(x[:2], y[:2])  # makes all variables
     state = [
         [v.value for v in variables]
@@ -103,9 +119,7 @@ def peak_resident(side):
 
 def prepared(side):
     """The function that trains three steps, its model built and trained on few samples before."""
-    batch_size, options = SIDES[side]
-    model = make_model(**options)
-    x, y = make_data(batch_size)
+    model, x, y = made(side)
     for samples in (2, 3):  # after two shapes TensorFlow has a graph for any
         model.train_on_batch(x[:samples], y[:samples])
     return lambda: [model.train_on_batch(x, y) for _ in range(3)]
@@ -170,6 +184,8 @@ def lines_of_peaks():
         if side == SOFT:
             against, target = ratio, "1.15, one copy of the gradients taken off"
         yield f"| {side} | {peak / MB:.1f} | {against:.2f} | {target} |"
+    yield ""
+    yield from lines_of_whole_batch_loss(gradients)
     limit = int(LIMIT * peaks[PLAIN_SMALL])
     yield ""
     yield f"With {limit / MB:.0f} MB for three steps, a limit that the system sets (`RLIMIT_DATA`):"
@@ -179,10 +195,25 @@ def lines_of_peaks():
         yield f"- {side}: {result or 'fails, there is not enough memory'}"
 
 
+def lines_of_whole_batch_loss(gradients):
+    """What a loss over 1,024 samples takes of a plain batch of 64, the outputs counted too."""
+    peaks = {side: int(in_a_process("--peak", side)) for side in WHOLE_SIDES}
+    outputs = 4 * 10 * WHOLE_SIDES[CONTRASTED][0]
+    ratio = peaks[CONTRASTED] / (peaks[PLAIN_64] + gradients + outputs)
+    yield f"Under InfoNCE, with `whole_batch_loss`; the outputs are {outputs / MB:.2f} MB."
+    yield ""
+    yield "| a step | MB | of a plain batch of 64, a gradient and the outputs | to reach |"
+    yield "| --- | --- | --- | --- |"
+    yield f"| {PLAIN_64} | {peaks[PLAIN_64] / MB:.1f} | | |"
+    yield f"| {CONTRASTED} | {peaks[CONTRASTED] / MB:.1f} | {ratio:.2f} | 1.25 |"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=pathlib.Path, help="write the table to this file too")
-    parser.add_argument("--peak", choices=SIDES, help="measure one side in this process")
+    parser.add_argument(
+        "--peak", choices={**SIDES, **WHOLE_SIDES}, help="measure one side in this process"
+    )
     parser.add_argument("--train", choices=SIDES, help="train one side in this process")
     parser.add_argument("--limit", type=int, help="in so many bytes")
     arguments = parser.parse_args()

@@ -1,4 +1,5 @@
-"""What a soft batch costs: a micro-batch against a plain step, Keras' accumulation beside it.
+"""What a soft batch costs: a micro-batch against a plain step, Keras' accumulation beside it; and
+what a loss over the whole batch costs besides.
 
 Run it as `KERAS_BACKEND=jax python benchmarks/soft_batch_speed.py`; `--output FILE` also writes the
 table.
@@ -99,6 +100,27 @@ def measure(net, steps, rounds):
         )
 
 
+def measure_whole_batch_loss(rounds, batch=512, size=64):
+    """Gives the row of `whole_batch_loss`, of a net that is bound by arithmetic: one forward pass
+    more. The loss is the same, one that would split."""
+    rng = np.random.default_rng(0)
+    x, y = pictures(rng, 2 * batch), rng.integers(0, 10, 2 * batch)
+    name, reference = "microbatch_size, whole_batch_loss", "microbatch_size"
+    sides = {}
+    for side, options in {name: {"whole_batch_loss": True}, reference: {}}.items():
+        keras.utils.set_random_seed(0)
+        model = dense_net(kc.Model)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(adam(), loss=loss, microbatch_size=size, **options)
+        sides[side] = lambda model=model: seconds_a_step(model, x, y, batch) * size / batch
+    seconds = in_turn(sides, rounds)
+    median, low, high = ratio(seconds, name, reference)
+    yield (
+        f"| dense, {batch} as {batch // size} x {size} | {name} | {reference} | "
+        f"{milliseconds(seconds[name]):.2f} | {median:.2f} | {low:.2f} to {high:.2f} | 1.40 |"
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=32, help="micro-batches a round")
@@ -117,6 +139,7 @@ def main():
     ]
     for net in [arguments.net] if arguments.net else NETS:
         lines += measure(net, arguments.steps, arguments.rounds)
+    lines += measure_whole_batch_loss(arguments.rounds)
     text = "\n".join(lines)
     print(text)
     if arguments.output:

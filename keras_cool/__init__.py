@@ -5,6 +5,7 @@ from keras_cool.backend.row_sparse import RowSparse
 from keras_cool.float64 import enable_float64
 from keras_cool.gradients import value_and_grad
 from keras_cool.gradients.reversal import reverse_gradient
+from keras_cool.gradients.transforms import hvp, jacobian, jvp, per_sample_gradients, vjp
 from keras_cool.training.closed_form import check_gradient
 from keras_cool.training.inject import inject
 from keras_cool.training.mixin import MultiGradientMixin
@@ -22,9 +23,14 @@ __all__ = [
     "callbacks",
     "check_gradient",
     "enable_float64",
+    "hvp",
     "inject",
+    "jacobian",
+    "jvp",
     "optimizers",
+    "per_sample_gradients",
     "reverse_gradient",
     "squared_residuals",
     "value_and_grad",
+    "vjp",
 ]

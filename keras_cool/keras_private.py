@@ -6,9 +6,10 @@ import itertools
 import sys
 import threading
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
+from keras.src import backend as keras_backend
 from keras.src.backend.common.dtypes import BIT64_TO_BIT32_DTYPE
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
@@ -72,6 +73,12 @@ class OverlayScope(keras.StatelessScope):
         """The losses that a layer has added since it was last called, a list of tensors."""
         return list(self._added_losses.get(id(layer), (layer, []))[1])
 
+    @property
+    def added_losses(self):
+        """The losses that layers have added inside: a list of pairs, a layer and a tensor."""
+        added = self._added_losses.values()
+        return [(layer, loss) for layer, losses in added for loss in losses]
+
     def forget_losses_of(self, layer):
         """Forgets the losses that a layer has added."""
         self._added_losses.pop(id(layer), None)
@@ -103,17 +110,19 @@ class OverlayScope(keras.StatelessScope):
         ]
 
 
+def present_overlay():
+    """The `OverlayScope` that is the innermost scope, or `None`."""
+    scope = get_stateless_scope() if in_stateless_scope() else None
+    return scope if isinstance(scope, OverlayScope) else None
+
+
 def _with_losses_by_scope(cls):
     """Lets layers keep the losses that they add inside an `OverlayScope` in that scope."""
     add_loss, get_own, clear = cls.add_loss, cls._get_own_losses, cls._clear_losses
 
-    def overlay():
-        scope = get_stateless_scope() if in_stateless_scope() else None
-        return scope if isinstance(scope, OverlayScope) else None
-
     @functools.wraps(add_loss)
     def add_loss_to_scope(self, loss):
-        scope = overlay()
+        scope = present_overlay()
         if scope is None:
             add_loss(self, loss)
             return
@@ -124,12 +133,12 @@ def _with_losses_by_scope(cls):
 
     @functools.wraps(get_own)
     def get_own_of_scope(self):
-        scope = overlay()
+        scope = present_overlay()
         return get_own(self) if scope is None else scope.losses_of(self)
 
     @functools.wraps(clear)
     def clear_in_scope(self):
-        scope = overlay()
+        scope = present_overlay()
         if scope is None:
             clear(self)
             return
@@ -243,6 +252,36 @@ class ReducingLosses(_InPlaceOfKeras):
         return reduce(cls._keras_reduction, *arguments)
 
 
+class LossesOfOneReplica:
+    """A context in which no loss is divided by the number of replicas: each has the whole batch.
+
+    It holds for the thread that entered it, as `ReducingLosses` does.
+    """
+
+    _names = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
+    _local = threading.local()
+
+    def __enter__(self):
+        self._local.depth = getattr(self._local, "depth", 0) + 1
+
+    def __exit__(self, *exception):
+        self._local.depth -= 1
+
+    @classmethod
+    def heed(cls, function):
+        """Returns a function of a loss that leaves it as it is in this context."""
+
+        @functools.wraps(function)
+        def heeding(value):
+            return value if getattr(cls._local, "depth", 0) else function(value)
+
+        return heeding
+
+
+for _name in LossesOfOneReplica._names:
+    setattr(keras_loss, _name, LossesOfOneReplica.heed(getattr(keras_loss, _name)))
+
+
 class SquaringLosses(_InPlaceOfKeras):
     """A context in which the losses and regularisers of Keras square by a function of one's own, in
     place of `keras.ops.square`."""
@@ -307,6 +346,23 @@ class GatheringRows(_InPlaceOfKeras):
             return GatheringRows.take(x, indices, axis)
 
     _ops = _Ops()
+
+
+class ComputingMoments(_InPlaceOfKeras):
+    """A context in which Keras on TensorFlow computes mean and variance by a function of one's own:
+    `moments(x, axes, keepdims)`."""
+
+    _of_keras: Any = getattr(keras_backend.nn, "_compute_moments", None)
+
+    def _put_in(self):
+        keras_backend.nn._compute_moments = self._compute_moments
+
+    def _take_out(self):
+        keras_backend.nn._compute_moments = ComputingMoments._of_keras
+
+    @classmethod
+    def _compute_moments(cls, x, axes, keepdims):
+        return (cls._innermost() or ComputingMoments._of_keras)(x, axes, keepdims)
 
 
 def promote_to_float64():
@@ -648,9 +704,11 @@ def set_compiled_optimizer(model, optimizer):
 
 
 __all__ = [
+    "ComputingMoments",
     "Functional",
     "GatheringRows",
     "KerasSaveable",
+    "LossesOfOneReplica",
     "ModelBase",
     "NotedReads",
     "OverlayScope",
@@ -688,6 +746,7 @@ __all__ = [
     "optimizer_of",
     "own_generators",
     "present_gradients",
+    "present_overlay",
     "promote_to_float64",
     "promotes_to_float64",
     "running_fit",

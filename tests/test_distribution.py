@@ -158,6 +158,11 @@ OPTIMIZERS = {
     # The share of a device is 4 samples on JAX, 8 on TensorFlow.
     "microbatch_size": (lambda: keras.optimizers.Adam(0.01), kc.Model, {"microbatch_size": 2}),
     "microbatch_size-uneven": (lambda: kc.optimizers.Heun(0.1), kc.Model, {"microbatch_size": 3}),
+    "whole_batch_loss": (
+        lambda: kc.optimizers.Heun("adam"),
+        kc.Model,
+        {"microbatch_size": 3, "whole_batch_loss": True},
+    ),
     "accumulate": (accumulating, kc.Model),
     "accumulate-keras.Model": (accumulating, keras.Model),
     "accumulate-microbatch_size": (accumulating, kc.Model, {"microbatch_size": 3}),

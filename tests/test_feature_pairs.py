@@ -33,6 +33,8 @@ LOSSES = [
         "masked and unmasked output",
         "two outputs with loss weights",
         "last batch smaller",
+        "InfoNCE, two towers",
+        "Dice over the batch",
     }
 ]
 
@@ -44,8 +46,17 @@ class OwnStep(kc.Model):
         def loss_function(x, y, sample_weight):
             return self.compute_loss(x, y, self(x, training=True), sample_weight)
 
+        of_whole = {}
+        if self.whole_batch_loss:
+            of_whole["forward"] = lambda x, y, sample_weight: self(x, training=True)
+
+            def loss_function(x, y, sample_weight, y_pred):
+                return self.compute_loss(x, y, y_pred, sample_weight)
+
         variables = self.trainable_variables
-        loss, gradients = self.value_and_grad(loss_function, variables, batch=(x, y, sample_weight))
+        loss, gradients = self.value_and_grad(
+            loss_function, variables, batch=(x, y, sample_weight), **of_whole
+        )
         self.apply_gradients(gradients[:2], variables[:2])
         self.apply_gradients(gradients[2:], variables[2:])
         return {"loss": loss}
@@ -61,7 +72,7 @@ def one_device():
 
 def divisible(data):
     """Batches of which each device gets as many samples, as Keras on JAX wants them."""
-    size = len(data["x"]) // 4 * 4
+    size = len(keras.tree.flatten(data["x"])[0]) // 4 * 4
     return keras.tree.map_structure(
         lambda values: values[:size] if hasattr(values, "shape") else values, data
     )
@@ -83,6 +94,10 @@ def scaled(optimizer):
     return keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0**7)
 
 
+def split(size, **options):
+    return {"microbatch_size": size, **options}
+
+
 def with_heun(optimizer):
     return kc.optimizers.Heun(optimizer)
 
@@ -96,7 +111,7 @@ class Way:
         like: Which entry of `row.inexact` says what it cannot express, or `None`.
         model: Makes the model of inputs and outputs.
         wrap: Makes the optimizer of the row's own.
-        microbatch_size: As for `compile`.
+        options: Further arguments of `compile`.
         scope: The context in which the model is made and trained.
         reference: What wraps the optimizer that the large batch is trained with.
         reference_scope: The context in which that is done.
@@ -106,7 +121,7 @@ class Way:
     like: str | None
     model: Callable = kc.Model
     wrap: Callable = lambda optimizer: optimizer
-    microbatch_size: int | None = None
+    options: dict = dataclasses.field(default_factory=dict)
     scope: Callable = one_device
     reference: Callable = lambda optimizer: optimizer
     reference_scope: Callable = one_device
@@ -116,22 +131,32 @@ SMALL, LARGE = table.SMALL, table.LARGE
 WINDOW = "Accumulate, mixin"
 
 WAYS = {
-    "micro-batches in windows": Way(LARGE // 2, WINDOW, wrap=accumulating(2), microbatch_size=12),
+    "micro-batches in windows": Way(LARGE // 2, WINDOW, wrap=accumulating(2), options=split(12)),
     "own step, windows": Way(SMALL, WINDOW, OwnStep, accumulating(4)),
-    "own step, micro-batches": Way(LARGE, None, OwnStep, microbatch_size=SMALL),
-    "own step, both": Way(LARGE // 2, WINDOW, OwnStep, accumulating(2), SMALL),
+    "own step, micro-batches": Way(LARGE, None, OwnStep, options=split(SMALL)),
+    "own step, both": Way(LARGE // 2, WINDOW, OwnStep, accumulating(2), split(SMALL)),
     "injected, windows": Way(SMALL, WINDOW, injected, accumulating(4)),
     "loss scale, windows": Way(SMALL, WINDOW, wrap=lambda o: scaled(accumulating(4)(o))),
-    "Heun, micro-batches": Way(
-        LARGE, None, wrap=with_heun, microbatch_size=12, reference=with_heun
-    ),
+    "Heun, micro-batches": Way(LARGE, None, wrap=with_heun, options=split(12), reference=with_heun),
     "replicas, windows": Way(SMALL, WINDOW, wrap=accumulating(4), scope=two_devices),
     "replicas, loss scale, windows": Way(
         SMALL, WINDOW, wrap=lambda o: scaled(accumulating(4)(o)), scope=two_devices
     ),
     # Keras' own mean over replicas is that of their means: the same large batch on the same ones.
     "replicas, micro-batches": Way(
-        LARGE, None, microbatch_size=8, scope=two_devices, reference_scope=two_devices
+        LARGE, None, options=split(8), scope=two_devices, reference_scope=two_devices
+    ),
+    # A loss that splits, as one of the whole batch; on replicas that is the batch of all of them.
+    "whole-batch loss": Way(LARGE, None, options=split(12, whole_batch_loss=True)),
+    "whole-batch loss, Heun": Way(
+        LARGE,
+        None,
+        wrap=with_heun,
+        options=split(SMALL, whole_batch_loss=True),
+        reference=with_heun,
+    ),
+    "whole-batch loss, replicas": Way(
+        LARGE, None, options=split(12, whole_batch_loss=True), scope=two_devices
     ),
 }
 
@@ -161,8 +186,10 @@ def test_a_pair_equals_the_large_batch(row, way, monkeypatch):
         if keras.backend.backend() == "torch":
             pytest.skip("Keras trains on one device under PyTorch")
         row = dataclasses.replace(row, data=lambda data=row.data: divisible(data()))
+    if row.of_whole_batch:  # Keras' own loss is that of each replica
+        way = dataclasses.replace(way, reference_scope=one_device)
     expected = of_the_large_batch(row, way)
-    options = {"microbatch_size": way.microbatch_size} if way.microbatch_size else {}
+    options = dict(way.options)
     if way.scope is two_devices:
         options["callbacks"] = [one_step_at_a_time()]
     with way.scope():

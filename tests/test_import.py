@@ -115,7 +115,17 @@ def signatures(path):
 
 @pytest.mark.parametrize(
     "file",
-    ["gradients", "train_step", "loops", "scalars", "snapshots", "updates", "vectors", "rows"],
+    [
+        "gradients",
+        "train_step",
+        "loops",
+        "memory",
+        "scalars",
+        "snapshots",
+        "updates",
+        "vectors",
+        "rows",
+    ],
 )
 def test_the_backends_offer_the_same(file):
     offered = [signatures(PACKAGE / "backend" / b / f"{file}.py") for b in BACKENDS]

@@ -9,6 +9,7 @@ import pytest
 from keras.src.losses import loss as keras_loss
 
 from keras_cool import keras_private
+from support.replicas import mirrored_strategy
 
 X, Y = np.ones((4, 3), "float32"), np.ones((4, 1), "float32")
 
@@ -111,6 +112,22 @@ def test_unscaled_for_replicas_is_the_identity_on_one_device():
     assert float(keras_private.unscaled_for_replicas(loss)) == 2.0
 
 
+@pytest.mark.backend("tensorflow")
+def test_losses_of_one_replica_are_not_divided():
+    import tensorflow as tf
+
+    loss, y = keras.losses.MeanSquaredError(), keras.ops.ones((2, 1))
+    with mirrored_strategy().scope():
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+        model.compile(loss=["mse", "mse"])
+        assert tf.distribute.get_strategy().num_replicas_in_sync == 2
+        assert float(loss(y, 0 * y)) == float(model._aggregate_additional_loss(y[0, 0])) == 0.5
+        with keras_private.LossesOfOneReplica():
+            assert float(loss(y, 0 * y)) == float(model._aggregate_additional_loss(y[0, 0])) == 1
+            assert float(keras_loss.unscale_loss_for_distribution(y[0, 0])) == 1
+        assert float(keras_loss.unscale_loss_for_distribution(y[0, 0])) == 2
+
+
 def test_the_compiled_optimizer_is_the_one_that_is_saved(model):
     keras_private.set_compiled_optimizer(model, keras.optimizers.Adam(0.25))
     config = model.get_compile_config()
@@ -205,6 +222,26 @@ def test_squaring_losses_holds_for_the_thread_that_entered_it():
     assert float(loss(Y, 0 * Y)) == 1
     for module in keras_private.SquaringLosses._modules:
         assert module.ops is keras_private.SquaringLosses._keras_ops
+
+
+@pytest.mark.backend("tensorflow")
+def test_computing_moments_takes_the_place_of_keras_own():
+    calls = []
+
+    def moments(x, axes, keepdims):
+        calls.append((tuple(x.shape), keepdims))
+        return keras.ops.full((2, 1), 7.0), keras.ops.full((2, 1), 9.0)
+
+    x = keras.ops.ones((2, 3))
+    before = keras.ops.moments(x, axes=[1], keepdims=True)
+    with keras_private.ComputingMoments(moments):
+        mean, variance = keras.ops.moments(x, axes=[1], keepdims=True)
+        keras.layers.LayerNormalization()(x)
+    assert calls == [((2, 3), True)] * 2
+    assert (float(mean[0, 0]), float(variance[0, 0])) == (7.0, 9.0)
+    after = keras.ops.moments(x, axes=[1], keepdims=True)
+    for a, b in zip(after, before, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_apply_mask_merges_mask_and_sample_weight():
@@ -570,6 +607,18 @@ def test_losses_that_a_layer_adds_stay_in_the_scope_that_it_was_called_in():
     assert {"add_loss", "_get_own_losses", "_clear_losses"} <= set(vars(keras.Layer))
 
 
+def test_added_losses_are_those_of_the_present_scope():
+    layer = keras.layers.ActivityRegularization(l1=1.0)
+    model = keras.Sequential([keras.Input((1,)), layer])
+    assert keras_private.present_overlay() is None
+    with keras_private.OverlayScope() as scope:
+        assert keras_private.present_overlay() is scope
+        model(keras.ops.full((1, 1), 2.0))
+        layer.add_loss(keras.ops.full((), 3.0))
+        assert [(of, float(loss)) for of, loss in scope.added_losses] == [(layer, 2), (layer, 3)]
+        assert added(model) == [2, 3]
+
+
 def test_losses_of_freed_scopes_are_no_ones():
     """Keras knows a loss by its id, which the next tensor may have."""
     first, second = (keras.layers.ActivityRegularization(l1=1.0) for _ in range(2))
@@ -705,3 +754,17 @@ def test_validation_is_told_from_other_calls_of_evaluate(model):
     model.evaluate = telling
     model.fit(X, Y, validation_data=(X, Y), callbacks=[Evaluates()], verbose=0)
     assert told == [True, False]
+
+
+@pytest.mark.backend("jax")
+def test_functions_of_steps_are_made_by_the_method_that_is_overridden(model):
+    """`microbatch_size="auto"` puts the step that it plans in the place of the compiled one."""
+    parameters = inspect.signature(keras_private.Trainer._make_function).parameters
+    assert list(parameters) == ["self", "step_function", "concatenate_outputs"]
+    given = []
+    model._make_function = given.append
+    model.make_train_function()
+    assert given[0].__wrapped__ == model.train_step
+    model.run_eagerly = True
+    model.make_train_function(force=True)
+    assert given[1] == model.train_step

@@ -68,6 +68,23 @@ def test_a_loss_of_other_terms_too(loss, arguments):
     assert_all_equal(model.get_weights(), before)
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda y, p: ops.sqrt(of_ones_own(y, p)),
+        lambda y, p: of_ones_own(y, p) / (1 + ops.sum(kc.squared_residuals(p - y), axis=-1)),
+        lambda y, p: ops.maximum(of_ones_own(y, p), 1e-9) ** 2,
+    ],
+    ids=["root", "quotient", "square"],
+)
+def test_a_loss_that_is_not_linear_in_the_squares(loss):
+    model = net(loss)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="not linear in the squares of its residuals"):
+        fit_whole(model)
+    assert_all_equal(model.get_weights(), before)
+
+
 def test_a_term_that_is_flat_where_training_begins():
     # The slope of |w| is 0 at 0.
     inputs = keras.Input((3,))

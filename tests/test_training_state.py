@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from keras_cool import Model, backend
-from keras_cool.callbacks.shared.random_generators import RandomGenerators
 from keras_cool.callbacks.shared.training_state import TrainingState, variables_of
 from keras_cool.optimizers import Heun
+from keras_cool.training.random_generators import RandomGenerators
 from support.replicas import PLACES
 
 BACKEND = keras.backend.backend()

@@ -8,6 +8,7 @@ import numpy as np
 from keras import layers, ops
 
 import keras_cool as kc
+from harness import whole_batch_losses
 
 SMALL, COUNT, EPOCHS = 16, 4, 2
 LARGE = SMALL * COUNT
@@ -35,6 +36,7 @@ class Row:
         policy: The dtype policy.
         inexact: The ways that cannot express the row, and why.
         reference: Builds the model that is trained with the large batch, where it is another.
+        of_whole_batch: Whether the loss compares samples, and needs `whole_batch_loss=True`.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Row:
     policy: str = "float32"
     inexact: dict = dataclasses.field(default_factory=dict)
     reference: Callable | None = None
+    of_whole_batch: bool = False
 
 
 def weighted_regression():
@@ -86,6 +89,76 @@ def tokens():
     return {"x": x, "y": (x.mean(axis=1, keepdims=True) / 50).astype("float32")}
 
 
+def views(samples=SAMPLES):
+    """Two views of each sample, and its class."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(samples, 8))
+    both = [(x + 0.3 * rng.normal(size=x.shape)).astype("float32") for _ in range(2)]
+    return {"x": both, "y": (x[:, :1] > 0).astype("float32")}
+
+
+def one_view():
+    data = views()
+    return {"x": data["x"][0], "y": data["y"]}
+
+
+def survival():
+    """A time for each sample, and whether it is that of an event."""
+    data = regression()
+    time = np.exp(data["y"])
+    event = np.random.default_rng(1).random(time.shape) < 0.7
+    return {"x": data["x"], "y": np.concatenate([time, event], axis=1).astype("float32")}
+
+
+def tower(further=(), name=None):
+    hidden = layers.Dense(16, activation="tanh")
+    return keras.Sequential([keras.Input((8,)), hidden, *further, layers.Dense(4)], name=name)
+
+
+def side_by_side(towers, model_class):
+    inputs = [keras.Input((8,)), keras.Input((8,))]
+    embeddings = [tower(x) for tower, x in zip(towers, inputs, strict=True)]
+    return model_class(inputs, layers.Concatenate()(embeddings))
+
+
+def shared_tower(model_class):
+    return side_by_side([tower()] * 2, model_class)
+
+
+def two_towers(model_class):
+    return side_by_side([tower(), tower()], model_class)
+
+
+def with_dropout():
+    return tower([layers.Dropout(0.3, seed=1)]), tower([layers.Dropout(0.3, seed=2)])
+
+
+def towers_with_dropout(model_class):
+    return side_by_side(with_dropout(), model_class)
+
+
+class PartByPart(layers.Layer):
+    """Calls a layer on one part of the batch after another."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def call(self, x):
+        parts = [self.layer(x[i : i + SMALL]) for i in range(0, LARGE, SMALL)]
+        return ops.concatenate(parts)
+
+
+def towers_with_dropout_part_by_part(model_class):
+    """The same, whose layers draw random numbers for one micro-batch after another."""
+    return side_by_side([PartByPart(tower) for tower in with_dropout()], model_class)
+
+
+def embedder(model_class):
+    inputs = keras.Input((8,))
+    return model_class(inputs, tower()(inputs))
+
+
 def dense(model_class, first=None, **options):
     inputs = keras.Input((8,))
     hidden = layers.Dense(16, activation="tanh", **options)(inputs)
@@ -98,6 +171,12 @@ def classifier(model_class):
     inputs = keras.Input((8,))
     hidden = layers.Dense(16, activation="tanh")(inputs)
     return model_class(inputs, layers.Dense(3, activation="softmax")(hidden))
+
+
+def classifier_of_one(model_class):
+    inputs = keras.Input((8,))
+    hidden = layers.Dense(16, activation="tanh")(inputs)
+    return model_class(inputs, layers.Dense(1, activation="sigmoid")(hidden))
 
 
 def two_outputs(model_class):
@@ -183,6 +262,22 @@ NO_NORMALISER = "without the mixin the optimizer does not know what the loss was
 NO_SUM = "without the mixin the optimizer takes the loss for a mean"
 TWO_NORMALISERS = "two losses that are divided by different numbers need the whole batch"
 SEVERAL_POINTS = "a method needs the gradient of the whole batch at several points"
+COMPARES = "the loss compares the samples of the whole batch"
+
+
+def of_whole_batch(name, build, loss, optimizer=None, data=views, **options):
+    """A row whose loss compares samples."""
+    return Row(
+        name,
+        build,
+        optimizer or sgd(momentum=0.9),
+        compile={"loss": getattr(whole_batch_losses, loss)},
+        data=data,
+        inexact={"Accumulate": COMPARES, "Accumulate, mixin": COMPARES},
+        of_whole_batch=True,
+        **options,
+    )
+
 
 ROWS = [
     Row("SGD", dense, sgd()),
@@ -335,6 +430,41 @@ ROWS = [
         tolerance=1e-5,
         inexact={"Accumulate": SEVERAL_POINTS, "Accumulate, mixin": SEVERAL_POINTS},
     ),
+    of_whole_batch("InfoNCE, one tower", shared_tower, "info_nce"),
+    of_whole_batch("InfoNCE, two towers", two_towers, "info_nce"),
+    of_whole_batch(
+        "InfoNCE, two towers with dropout",
+        towers_with_dropout,
+        "info_nce",
+        reference=towers_with_dropout_part_by_part,
+    ),
+    of_whole_batch("InfoNCE, Adam", two_towers, "info_nce", optimizer=adam(), tolerance=1e-5),
+    of_whole_batch(
+        "InfoNCE, Heun",
+        two_towers,
+        "info_nce",
+        optimizer=lambda: kc.optimizers.Heun(keras.optimizers.SGD(0.05, momentum=0.9)),
+    ),
+    of_whole_batch(
+        "InfoNCE, SAM",
+        two_towers,
+        "info_nce",
+        optimizer=lambda: kc.optimizers.SAM(keras.optimizers.SGD(0.05, momentum=0.9)),
+    ),
+    of_whole_batch(
+        "InfoNCE, last batch of 40",
+        two_towers,
+        "info_nce",
+        data=lambda: views(9 * LARGE + 40),
+    ),
+    of_whole_batch(
+        "InfoNCE, mixed_bfloat16", two_towers, "info_nce", policy="mixed_bfloat16", tolerance=1e-2
+    ),
+    of_whole_batch("supervised contrastive", embedder, "supervised_contrastive", data=one_view),
+    of_whole_batch("Dice over the batch", classifier_of_one, "dice", data=one_view),
+    of_whole_batch("Cox's partial likelihood", dense, "cox", data=survival),
+    of_whole_batch("correlation", dense, "correlation", data=regression),
+    of_whole_batch("AUC by pairs", dense, "ranking", data=one_view),
 ]
 
 
@@ -353,7 +483,8 @@ def weights_after(row, model_class, batch_size, wrap=lambda optimizer: optimizer
         model_class: `keras.Model`, or `keras_cool.Model`.
         batch_size: Integer, the number of samples of a batch in `fit`.
         wrap: A function of the row's optimizer that gives the one to compile with.
-        **options: `microbatch_size`, for `compile`, and `callbacks`, for `fit`.
+        **options: `microbatch_size` and `whole_batch_loss`, for `compile`, and `callbacks`, for
+            `fit`.
 
     Returns:
         `(weights, history)`: a vector of all weights in float64, and the logs of the epochs.
@@ -362,7 +493,9 @@ def weights_after(row, model_class, batch_size, wrap=lambda optimizer: optimizer
     keras.config.set_dtype_policy(row.policy)
     try:
         model = row.build(model_class)
-        for_compile = {k: v for k, v in options.items() if k == "microbatch_size"}
+        for_compile = {k: v for k, v in options.items() if k != "callbacks"}
+        if row.of_whole_batch and for_compile:
+            for_compile["whole_batch_loss"] = True
         model.compile(wrap(row.optimizer()), **row.compile, **for_compile)
         callbacks = options.get("callbacks")
         history = model.fit(

@@ -12,7 +12,6 @@ from keras_cool.callbacks.shared.learning_rates import (
     set_schedule,
     updates_of,
 )
-from keras_cool.callbacks.shared.random_generators import RandomGenerators
 from keras_cool.callbacks.shared.rate_range import (
     GeometricRates,
     check_range,
@@ -25,6 +24,7 @@ from keras_cool.callbacks.shared.training_state import TrainingState
 from keras_cool.callbacks.shared.when_fit_fails import WhenFitFails
 from keras_cool.keras_private import learning_rate_schedule, running_fit
 from keras_cool.optimizer_roles import gradient_estimator, with_learning_rates
+from keras_cool.training.random_generators import RandomGenerators
 
 
 class LearningRateFinder(keras.callbacks.Callback):

@@ -58,20 +58,25 @@ def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
         Griewank and Walther, 2008, "Evaluating Derivatives", 2nd edition, chapter 3 (the reverse
         mode).
     """
-    return _evaluation(function, has_aux, variables=())
+
+    def differentiable_twice(tensors: list) -> Any:
+        with backend.gradients.differentiable_twice():
+            return function(tensors)
+
+    return _evaluation(differentiable_twice, has_aux, variables=())
 
 
 def value_and_grad_at(function: Callable, variables: list, tables: Sequence = ()) -> Callable:
     """Makes a function of a point, a list of tensors, that evaluates `function` there.
 
-    It is `value_and_grad(..., has_aux=True)` of a function without arguments that reads
-    `variables`, with the values of the point in their place. No variable changes by it. The
-    gradients of `tables`, variables among them, are `RowSparse` where `Embedding` layers alone read
-    them.
+    It is `value_and_grad(..., has_aux=True)` of a function that reads `variables`, with the values
+    of the point in their place. No variable changes by it. What the point has beyond the variables
+    are the arguments of `function`. The gradients of `tables`, variables among them, are
+    `RowSparse` where `Embedding` layers alone read them.
     """
-    rows_of = {id(table) for table in tables}
+    count, rows_of = len(variables), {id(table) for table in tables}
     places = {id(v): i for i, v in enumerate(variables) if id(v) in rows_of}
-    return _evaluation(lambda point: function(), True, variables, places)
+    return _evaluation(lambda point: function(*point[count:]), True, variables, places)
 
 
 def _evaluation(
@@ -81,16 +86,16 @@ def _evaluation(
         assigned = []
 
         def scope_at(tensors: list) -> OverlayScope:
-            return OverlayScope(zip(variables, tensors, strict=True) if variables else ())
+            return OverlayScope(zip(variables, tensors[: len(variables)], strict=True))
 
         def objective(tensors: list, scope: OverlayScope) -> tuple[Any, Any]:
             # What is assigned inside has to come out as an output, or a JAX tracer leaks.
             result = function(tensors)
-            value, aux = _split(result) if has_aux else (result, None)
+            value, aux = split_pair(result) if has_aux else (result, None)
             assigned[:] = [variable for variable, _ in scope.updates]
             return _checked_scalar(value), (aux, [new for _, new in scope.updates])
 
-        tensors = [_checked_input(t) for t in _checked_list(tensors)]
+        tensors = [checked_tensor(t) for t in checked_list(tensors)]
         value, (aux, new), gradients = backend.gradients.value_and_grad(
             objective, scope_at, tensors, tables
         )
@@ -101,7 +106,8 @@ def _evaluation(
     return evaluate
 
 
-def _split(result: Any) -> tuple[Any, Any]:
+def split_pair(result: Any) -> tuple[Any, Any]:
+    """Returns what a function returned under `has_aux=True`, if it is a pair."""
     if not isinstance(result, tuple) or len(result) != 2:
         raise ValueError(
             "With `has_aux=True` the function must return a pair `(value, aux)`. "
@@ -117,36 +123,39 @@ def _checked_scalar(value: Any) -> Any:
             f"It returned: {_describe(value)}. Reduce it first, for example with "
             "`keras.ops.mean(value)`; hand further outputs through with `has_aux=True`."
         )
-    _check_floating(value, "the value")
-    return value
+    return checked_floating(value, "the value")
 
 
-def _checked_list(tensors: Any) -> Sequence:
+def checked_list(tensors: Any, transform: str = "value_and_grad") -> Sequence:
+    """Returns the tensors, if they are in a list."""
     if not isinstance(tensors, list | tuple):
         line = "list(tensors.values())" if isinstance(tensors, dict) else "[tensor]"
         raise TypeError(
-            "`value_and_grad` differentiates by a list of tensors, and was given "
-            f"{_describe(tensors)}. Write `kc.value_and_grad(function)({line})`; `function` is "
+            f"`{transform}` differentiates by a list of tensors, and was given "
+            f"{_describe(tensors)}. Write `kc.{transform}(function)({line})`; `function` is "
             "called with that list."
         )
     return tensors
 
 
-def _checked_input(tensor: Any) -> Any:
+def checked_tensor(tensor: Any) -> Any:
+    """Returns a tensor to differentiate by; a `keras.Variable` is read."""
     if isinstance(tensor, keras.Variable):
         tensor = tensor.value
-    tensor = keras.ops.convert_to_tensor(tensor)
-    _check_floating(tensor, "a tensor to differentiate by")
-    return tensor
+    return checked_floating(keras.ops.convert_to_tensor(tensor), "a tensor to differentiate by")
 
 
-def _check_floating(tensor: Any, what: str) -> None:
+def checked_floating(tensor: Any, what: str) -> Any:
+    """Returns a tensor, if it is one of floating-point numbers."""
+    if not keras.ops.is_tensor(tensor):
+        raise TypeError(f"Gradients need tensors, and {what} is {_describe(tensor)}.")
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     if "float" not in dtype:
         raise TypeError(
             f"Gradients need floating-point tensors, and {what} has dtype {dtype}. "
             "Convert it with `keras.ops.cast(x, 'float32')`."
         )
+    return tensor
 
 
 def _describe(value: Any) -> str:

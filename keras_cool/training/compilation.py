@@ -3,8 +3,9 @@
 import keras
 
 from keras_cool.keras_private import KerasSaveable, ModelBase
-from keras_cool.optimizer_roles import accumulators, gradient_estimator
+from keras_cool.optimizer_roles import accumulators, chain, gradient_estimator
 from keras_cool.saved_seeds import SavedSeeds
+from keras_cool.training.automatic_size import AUTO, AutomaticSize
 from keras_cool.training.loss_shares import LossKinds
 from keras_cool.training.microbatches import checked_size
 from keras_cool.training.row_updates import RowSparseTables, checked_choice
@@ -41,6 +42,23 @@ class SeedsOfModel(KerasSaveable):
         self._seeds.load(store)
 
 
+def check_does_not_accumulate(optimizer):
+    """Refuses an optimizer that makes one update of several batches, for a loss of whole ones."""
+    names = [type(optimizer).__name__] if accumulators(optimizer) else []
+    names += [
+        f"{type(inner).__name__}(gradient_accumulation_steps=...)"
+        for inner in ([] if optimizer is None else chain(optimizer))
+        if getattr(inner, "gradient_accumulation_steps", None)
+    ]
+    if names:
+        raise ValueError(
+            "A loss of the whole batch (`whole_batch_loss=True`, or `forward` in `value_and_grad`) "
+            f"is not a mean over the batches of a window, as {names[0]} takes it. Give `fit` the "
+            "large batch, and let the model split it: model.compile('adam', loss=..., "
+            "microbatch_size=16, whole_batch_loss=True)."
+        )
+
+
 class Compilation(ModelBase):
     """The part of the mixin that is there before training."""
 
@@ -48,22 +66,45 @@ class Compilation(ModelBase):
     # it, weigh the batches and finish the last window, it does not do then.
     _is_plain = False
     _microbatch_size: int | None = None
+    _whole_batch_loss = False
+    _automatic_size: AutomaticSize | None = None
     _row_sparse: RowSparseTables | None = None
     _single_gradient: SingleGradient | None = None  # of a model with a micro-batch size
     _injected: Injected | None = None
     _seeds: SeedsOfModel | None = None
     _loss_kinds: LossKinds | None = None  # of a model that was injected when it was compiled
 
-    def compile(self, *args, microbatch_size=None, row_sparse=False, **kwargs):
+    def compile(
+        self,
+        *args,
+        microbatch_size=None,
+        memory_limit=None,
+        whole_batch_loss=False,
+        row_sparse=False,
+        **kwargs,
+    ):
         """Configures the model for training: `keras.Model.compile`, and the soft batch.
 
         Args:
             *args: As for `keras.Model.compile`.
-            microbatch_size: Integer or `None`. If given, `fit` computes a batch of any size that
-                many samples at a time, on each device, adds up the gradients, and takes one step
-                with the gradient of the whole batch. A step whose gradient is not finite is then
-                skipped, and counted as `skipped_steps` in the logs. Defaults to `None`: a batch is
-                computed at once.
+            microbatch_size: Integer, `"auto"` or `None`. If given, `fit` computes a batch of any
+                size that many samples at a time, on each device, adds up the gradients, and takes
+                one step with the gradient of the whole batch. A step whose gradient is not finite
+                is then skipped, and counted as `skipped_steps` in the logs. With `"auto"` it is
+                the largest size that fits into memory, found in the first step: all samples of the
+                batch, or half as many, or a quarter and so on. The size in use is
+                `model.microbatch_size`, and `microbatch_size` in the logs. Defaults to `None`: a
+                batch is computed at once.
+            memory_limit: Integer or `None`. With `microbatch_size="auto"`, the bytes that a step
+                may take on each device: the model, the state of its optimizer, the batch, and all
+                that is in memory between. Defaults to `None`: what the device has.
+            whole_batch_loss: Boolean, for a loss that compares the samples of a batch with each
+                other (contrastive, ranking, correlation, Dice over the batch). If `True`, the
+                loss is that of the whole batch: `fit` computes the outputs of all micro-batches,
+                then the loss and its gradients by the outputs at once, then each micro-batch once
+                more (GradCache). It costs one forward pass more, and the memory of the outputs.
+                With several replicas the batch is that of all of them. Defaults to `False`: the
+                loss is a mean over the samples, or one of Keras' sums.
             row_sparse: Boolean, or a list of `keras.layers.Embedding` layers or of their names. The
                 gradients of the tables of these layers, of all of them if `True`, are then
                 `keras_cool.RowSparse`, and an optimizer that can do so updates the rows of the
@@ -74,29 +115,58 @@ class Compilation(ModelBase):
             **kwargs: As for `keras.Model.compile`.
 
         Raises:
-            ValueError: If `microbatch_size` is not a positive integer, or the model has a
-                `train_step` of its own, which would not use it or `row_sparse`.
-            TypeError: If `row_sparse` is none of these.
+            ValueError: If `microbatch_size` is no positive integer and not `"auto"`, if
+                `memory_limit` is no positive integer or `microbatch_size` is not `"auto"`, if
+                `whole_batch_loss` is no boolean, if the optimizer accumulates over batches while
+                `whole_batch_loss=True`, or if the model has a `train_step` of its own, which would
+                not use them.
+            TypeError: If `row_sparse` is no boolean and no list of layers or names.
+
+        Reference:
+            Gao, Zhang, Han and Callan, 2021, "Scaling Deep Contrastive Learning Batch Size under
+            Memory Limited Setup" (`whole_batch_loss`).
         """
-        size, single_gradient = self._split_by(microbatch_size)
+        size, automatic, single_gradient = self._split_by(microbatch_size, memory_limit)
+        whole_batch_loss = self._checked_choice(whole_batch_loss)
         tables = self._tables_of(row_sparse)
         injected, self._injected = self._injected, None
         if injected is not None and not args and "optimizer" not in kwargs:
             kwargs["optimizer"] = injected.optimizer
         super().compile(*args, **kwargs)
-        self._microbatch_size, self._single_gradient = size, single_gradient
+        self._microbatch_size, self._automatic_size = size, automatic
+        self._single_gradient = single_gradient
+        self._whole_batch_loss = whole_batch_loss
+        if whole_batch_loss:
+            check_does_not_accumulate(self.optimizer)
         self._row_sparse = tables
         self._loss_kinds = LossKinds()
         self.share_seeds()
 
     @property
     def microbatch_size(self):
-        """The number of samples that are computed at a time, or `None`: all of a batch."""
+        """The number of samples that are computed at a time, or `None`: all of a batch. `"auto"`
+        becomes the size that was found in the first step."""
+        if self._automatic_size is not None:
+            return self._automatic_size.size or AUTO
         return self._microbatch_size
 
     @microbatch_size.setter
     def microbatch_size(self, microbatch_size):
-        self._microbatch_size, self._single_gradient = self._split_by(microbatch_size)
+        self._set_size(microbatch_size, self.memory_limit if microbatch_size == AUTO else None)
+
+    @property
+    def memory_limit(self):
+        """The bytes that a step may take on each device under `microbatch_size="auto"`, or `None`:
+        what the device has. If it is set, the size is looked for again."""
+        return self._automatic_size.memory_limit if self._automatic_size is not None else None
+
+    @memory_limit.setter
+    def memory_limit(self, memory_limit):
+        self._set_size(self._size_as_given(), memory_limit)
+
+    def _set_size(self, microbatch_size, memory_limit):
+        split = self._split_by(microbatch_size, memory_limit)
+        self._microbatch_size, self._automatic_size, self._single_gradient = split
         self.train_function = None
 
     @property
@@ -116,24 +186,65 @@ class Compilation(ModelBase):
             self.check_no_train_step()
         return tables
 
-    def _split_by(self, size):
-        """Returns the size of micro-batches, checked, and what counts their steps."""
+    @property
+    def whole_batch_loss(self):
+        """Whether the loss is computed on the whole batch, and not as a mean over micro-batches."""
+        return self._whole_batch_loss
+
+    @whole_batch_loss.setter
+    def whole_batch_loss(self, whole_batch_loss):
+        self._whole_batch_loss = self._checked_choice(whole_batch_loss)
+        self.train_function = None
+
+    def _checked_choice(self, whole_batch_loss):
+        """Returns `whole_batch_loss`, if it is a boolean and the model can use it."""
+        if not isinstance(whole_batch_loss, bool):
+            raise ValueError(
+                "`whole_batch_loss` says whether the loss is that of the whole batch: `True` or "
+                f"`False`. It was given {whole_batch_loss!r}. The loss itself is the argument "
+                "`loss`: model.compile('adam', loss=my_loss, microbatch_size=16, "
+                "whole_batch_loss=True)."
+            )
+        if whole_batch_loss:
+            self.check_no_train_step()
+            self._is_plain = False
+        return whole_batch_loss
+
+    def _size_as_given(self):
+        return self._microbatch_size if self._automatic_size is None else AUTO
+
+    def _split_by(self, size, memory_limit=None):
+        """Returns the size of micro-batches, checked, what finds it, and what counts their steps:
+        all that are needed."""
+        is_automatic = isinstance(size, str) and size == AUTO
+        if memory_limit is not None and not is_automatic:
+            raise ValueError(
+                '`memory_limit` is for `microbatch_size="auto"`, which finds the largest size '
+                f"that fits. It was given memory_limit={memory_limit!r} and "
+                f'microbatch_size={size!r}. Compile with microbatch_size="auto", or leave '
+                "`memory_limit` out."
+            )
         if size is None:
-            return None, None
-        size = checked_size(size)
+            return None, None, None
+        automatic = AutomaticSize(memory_limit) if is_automatic else None
+        size = None if is_automatic else checked_size(size)
         self.check_no_train_step()
         self._is_plain = False  # whoever asks for micro-batches asks for the mixin
         with self.scope_of_variables():
-            return size, SingleGradient()
+            return size, automatic, SingleGradient()
 
     def get_compile_config(self):
         """The arguments of `compile`, as a saved file holds them."""
         config = super().get_compile_config()
-        # An injected model is saved as the class it was, whose `compile` does not know the size.
+        # An injected model is saved as the class it was, whose `compile` does not know these.
         saved_as: type = self.__class__
         knows_the_size = issubclass(saved_as, Compilation) and self._has_this_compile()
         if config and self.microbatch_size and knows_the_size:
-            config["microbatch_size"] = self.microbatch_size
+            config["microbatch_size"] = self._size_as_given()
+            if self.memory_limit is not None:
+                config["memory_limit"] = self.memory_limit
+        if config and self.whole_batch_loss and knows_the_size:
+            config["whole_batch_loss"] = True
         if config and self.row_sparse and knows_the_size:
             config["row_sparse"] = self.row_sparse
         return config

@@ -36,6 +36,8 @@ class Objective(NamedTuple):
         aux: A function of the outputs that returns what the caller wants of them, or `None`.
         closed_form: A function `closed_form(*part)` that returns loss and gradients, as a
             `closed_form_gradient` does, or `None`: automatic differentiation of `loss` gives them.
+        head: A function `head(*batch, outputs)` of the outputs of the whole batch, which gives
+            what the three above take for the outputs; or `None`: they take the outputs.
     """
 
     forward: Callable
@@ -43,6 +45,7 @@ class Objective(NamedTuple):
     summarise: Callable | None = None
     aux: Callable | None = None
     closed_form: Callable | None = None
+    head: Callable | None = None
 
 
 class Evaluation:
@@ -137,7 +140,7 @@ class Evaluation:
     def of_replica(self, point, displace=None):
         """Returns `(loss, gradients)` of this replica, as the backend makes them, some `None`."""
         with self._random_numbers, OverlayScope() as scope:
-            part = self._compute(point, partial(self._part, displace=displace), like=point)
+            part = self._evaluated(point, displace=displace)
         gradients = unscale(part.gradients, self._scale_loss)
         if part.measured:
             self._tell(part.measured, gradients)
@@ -153,7 +156,7 @@ class Evaluation:
         the ones kept.
         """
         with self._random_numbers, OverlayScope() as scope:
-            part = self._compute(point, partial(self._part, differentiate=False))
+            part = self._evaluated(point, differentiate=False)
         self._keep_first(part, scope.updates)
         return backend.updates.sum_over_replicas(part.loss, [])[0]
 
@@ -238,6 +241,11 @@ class Evaluation:
         present = backend.updates.gradients_of_all_replicas(present)
         self._events.microbatches([m * replicas for m in measured], parts, samples, present)
 
+    def _evaluated(self, point, differentiate=True, displace=None):
+        """Returns the `Part` that is the whole batch; what it assigns goes to the present scope."""
+        part = partial(self._part, differentiate=differentiate, displace=displace)
+        return self._compute(point, part, like=point if differentiate else ())
+
     def _compute(self, point, part, like=()):
         """Returns the `Part` that is the whole batch.
 
@@ -278,36 +286,50 @@ class Evaluation:
             pack,
             self._microbatch_size,
             like=like,
-            are_rows=lambda: self._sample_dimensions(point).of_aux,
+            are_rows=partial(self._are_rows, point),
         )
 
-    def _part(self, point, batch, losses, share, differentiate=True, displace=None):
+    def _part(
+        self,
+        point,
+        batch,
+        losses,
+        share,
+        differentiate=True,
+        displace=None,
+        of_given=None,
+        given=(),
+    ):
+        """Returns a `Part`: of `forward` and the loss, or of `of_given(batch, losses, *given)` in
+        their place, without logs then, and with the gradients by the tensors `given` behind those
+        by the point."""
+        loss_of = of_given or self._loss_of
 
-        def objective():
+        def objective(*given):
             losses.begin_again()  # of an abstract run
-            loss, outputs = self._loss_of(batch, losses)
+            loss, outputs = loss_of(batch, losses, *given)
             weighted = loss if share is None else loss * ops.cast(share, loss.dtype)
             return self._scale_loss(weighted), (loss, outputs, losses.weight.divisor)
 
         gradients_at = value_and_grad_at(objective, self.variables, self._tables)
         if self._objective.closed_form is not None:
             gradients_at = partial(self._in_closed_form, batch, share)
-
-            def objective():
-                return gradients_at(point)[0]
-
         if differentiate:
             repeatable = backend.snapshots.SameRandomNumbers() if displace else nullcontext()
             with repeatable, OverlayScope() as scope:
-                (_, results), gradients = gradients_at(point)
+                (_, results), gradients = gradients_at([*point, *given])
         else:
             with OverlayScope(zip(self.variables, point, strict=True)) as scope:
                 scope.keeps_assigned = KEEPS_ASSIGNED
-                (_, results), gradients = objective(), []
+                if self._objective.closed_form is not None:
+                    (_, results), _ = gradients_at(point)
+                else:
+                    _, results = objective(*given)
+            gradients = []
             self._others_read.update(scope.others_read)
         loss, outputs, divisor = results
         is_first = self.loss is None
-        summarise, aux = self._objective.summarise, self._objective.aux
+        aux = self._objective.aux
         measured = []
         if share is not None and differentiate and is_first and self._events is not None:
             measured = self._events.measured(gradients, share)
@@ -322,7 +344,7 @@ class Evaluation:
         return Part(
             loss,
             None if aux is None else aux(outputs),
-            summarise(*batch, outputs, loss) if summarise is not None and is_first else None,
+            self._summarised(batch, outputs, loss) if is_first and not of_given else None,
             gradients,
             losses.weight._replace(divisor=divisor),
             measured,
@@ -330,8 +352,16 @@ class Evaluation:
 
     def _loss_of(self, batch, losses):
         with losses.correcting():
-            outputs = self._objective.forward(*batch)
-            return self._objective.loss(*batch, outputs), outputs
+            return self._loss_of_outputs(batch, self._objective.forward(*batch))
+
+    def _loss_of_outputs(self, batch, outputs):
+        if self._objective.head is not None:
+            outputs = self._objective.head(*batch, outputs)
+        return self._objective.loss(*batch, outputs), outputs
+
+    def _summarised(self, batch, outputs, loss):
+        summarise = self._objective.summarise
+        return None if summarise is None else summarise(*batch, outputs, loss)
 
     def _in_closed_form(self, batch, share, point):
         """What `value_and_grad_at` of the objective gives, from the model's own gradient."""
@@ -373,6 +403,18 @@ class Evaluation:
         except ValueError:
             return ALL  # a batch that cannot be taken apart, as of graphs
         return self._sample_dimensions(point).of_sums if tensors else ALL
+
+    def _are_rows(self, point, tensors):
+        """Whether each of the tensors beside the loss of a micro-batch has the samples as its first
+        dimension. It is found out once for tensors of these shapes."""
+        known, shapes = self._kinds.are_rows, tuple(tuple(t.shape) for t in tensors)
+        if shapes not in known:
+            apart = backend.snapshots.SameRandomNumbers()
+            with apart:  # notes where the random numbers are
+                pass
+            with apart:  # and leaves them there
+                known[shapes] = self._sample_dimensions(point).of_aux
+        return known[shapes]
 
     def _sample_dimensions(self, point):
         def run(batch, losses):

@@ -96,13 +96,26 @@ def _reduce(model, cls):
     rebuild = getattr(cls, rebuild.__name__)  # not the method of a class made on the fly
     if model._is_plain:
         return rebuild, arguments
-    return _rebuild_injected, (rebuild, arguments, model.microbatch_size, model.row_sparse)
+    settings = (
+        model._size_as_given(),
+        model.memory_limit,
+        model.whole_batch_loss,
+        model.row_sparse,
+    )
+    return _rebuild_injected, (rebuild, arguments, *settings)
 
 
-def _rebuild_injected(rebuild, arguments, microbatch_size, row_sparse=False):
+def _rebuild_injected(
+    rebuild,
+    arguments,
+    microbatch_size,
+    memory_limit=None,
+    whole_batch_loss=False,
+    row_sparse=False,
+):
     model = inject(rebuild(*arguments))
-    model.microbatch_size = microbatch_size
-    model.row_sparse = row_sparse
+    model._set_size(microbatch_size, memory_limit)
+    model.whole_batch_loss, model.row_sparse = whole_batch_loss, row_sparse
     return model
 
 

@@ -25,12 +25,14 @@ ALL = _All()  # for `sums`: each of them is one over samples
 
 
 class LossKinds:
-    """What kinds of losses a model has met: found out when they are computed, and remembered, since
-    outside of a compiled step to find out costs a forward pass each time."""
+    """What kinds of losses a model has met, and what stands beside them: found out when they are
+    computed, and remembered, since outside of a compiled step to find out costs a forward pass each
+    time."""
 
     def __init__(self):
         self.have_normalisers = False
         self.have_sums = False
+        self.are_rows = {}  # whether tensors beside a loss have the samples first, by their shapes
 
 
 class BatchWeight(NamedTuple):
@@ -134,7 +136,9 @@ class LossShare:
 
 
 class SampleDimensions:
-    """Tells what follows the number of samples from what does not, by a look at one and at two.
+    """Tells what follows the number of samples from what does not, by a look at two and at three.
+
+    Not at one, which layers may refuse, as a batch normalisation of PyTorch does.
 
     Args:
         run: A function `run(batch, losses)` that computes the losses of a batch within
@@ -145,7 +149,7 @@ class SampleDimensions:
 
     def __init__(self, run, tensors, pack):
         self._seen = []
-        for count in (1, 2):
+        for count in (2, 3):
             losses = LossShare(1.0, sums=ALL)
             few = [ops.take(t, [0] * count, axis=0) for t in tensors]
             with OverlayScope():
@@ -157,14 +161,14 @@ class SampleDimensions:
     @property
     def of_sums(self):
         """Whether each of the `sum` losses is one over samples."""
-        one, two = (shapes for shapes, _ in self._seen)
-        return [a != b for a, b in zip(one, two, strict=True)]
+        two, three = (shapes for shapes, _ in self._seen)
+        return [a != b for a, b in zip(two, three, strict=True)]
 
     @property
     def of_aux(self):
         """Whether each tensor beside the loss has the samples as its first dimension."""
-        one, two = (shapes for _, shapes in self._seen)
-        return [a[:1] == (1,) and b[:1] == (2,) for a, b in zip(one, two, strict=True)]
+        two, three = (shapes for _, shapes in self._seen)
+        return [a[:1] == (2,) and b[:1] == (3,) for a, b in zip(two, three, strict=True)]
 
 
 def _normaliser(sample_weight, mask, reduction, dtype):

@@ -40,7 +40,8 @@ def checked_size(size):
             "`microbatch_size` is the number of samples that are computed at a time: a "
             f"positive integer. It was given {size!r}. For example: "
             "model.compile('adam', loss='mse', microbatch_size=16). With "
-            "`microbatch_size=None` every batch is computed at once."
+            '`microbatch_size="auto"` it is the largest that fits, with `microbatch_size=None` '
+            "every batch is computed at once."
         )
     return int(size)
 
@@ -74,8 +75,8 @@ def in_microbatches(compute, tensors, pack, size, like, are_rows):
         pack: A function of such a list that returns a batch.
         size: Integer, the number of samples of a micro-batch.
         like: List of tensors shaped like the gradients, or an empty list.
-        are_rows: A function without arguments that returns, for each tensor in `aux`, whether its
-            first dimension is the samples.
+        are_rows: A function of the tensors in `aux` that returns, for each, whether its first
+            dimension is the samples.
 
     Returns:
         The `Part` that they make up, the whole.
@@ -106,7 +107,7 @@ def in_microbatches(compute, tensors, pack, size, like, are_rows):
             )
         ]
         state = [scope.get_current_value(v) for v in assigned]
-        return [_wide(s) for s in sums], state, rows, _tensors(part.logs)
+        return [wide(s) for s in sums], state, rows, _tensors(part.logs)
 
     def state():
         return [v.value for v in assigned]
@@ -169,8 +170,8 @@ def _note_assigned(assigned, scope, is_first):
     assigned.extend(new)
 
 
-def _wide(tensor):
-    """Sums of 16-bit numbers are made in 32 bits."""
+def wide(tensor):
+    """Returns a tensor of 32 bits where it has 16, in which sums would lose too much."""
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     return ops.cast(tensor, "float32") if dtype in ("float16", "bfloat16") else tensor
 
@@ -205,14 +206,15 @@ def _split_aux(aux, microbatch, are_rows):
     # A tensor may have as many entries as a micro-batch has samples, by chance.
     others = integers or any(t.shape[0] != microbatch.shape[0] for t in rows)
     if others or (
-        rows and not all(r for r, t in zip(are_rows(), tensors, strict=True) if len(t.shape))
+        rows and not all(r for r, t in zip(are_rows(tensors), tensors, strict=True) if len(t.shape))
     ):
         shapes = [f"{keras.backend.standardize_dtype(t.dtype)} {tuple(t.shape)}" for t in tensors]
         raise ValueError(
-            "Under `microbatch_size` what a loss function returns beside the loss is either a "
-            "floating-point scalar, which is averaged over the samples, or has the samples as its "
-            f"first dimension, {microbatch.shape[0]} of them here. It returned: {shapes}. Reduce "
-            "the others to scalars, or leave them out."
+            "Under `microbatch_size` what a loss function returns beside the loss, and under "
+            "`whole_batch_loss` each output of the model, is either a floating-point scalar, which "
+            "is averaged over the samples, or has the samples as its first dimension, "
+            f"{microbatch.shape[0]} of them here. It returned: {shapes}. Reduce the others to "
+            "scalars, or leave them out."
         )
     return scalars, rows
 

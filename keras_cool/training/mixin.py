@@ -8,7 +8,9 @@ import keras
 import numpy as np
 
 from keras_cool import backend
+from keras_cool.gradients.transforms import per_sample_gradients
 from keras_cool.keras_private import (
+    OverlayScope,
     Trainer,
     batch_size,
     eager_build,
@@ -24,22 +26,24 @@ from keras_cool.optimizer_roles import (
     may_accumulate,
     optimizers_of,
 )
-from keras_cool.training import row_updates
+from keras_cool.training import out_of_memory, row_updates
 from keras_cool.training.batch_weights import BatchWeights
 from keras_cool.training.closed_form import closed_form_of
-from keras_cool.training.compilation import Compilation
+from keras_cool.training.compilation import Compilation, check_does_not_accumulate
 from keras_cool.training.evaluation import Evaluation, Objective, rescale
 from keras_cool.training.fit_callbacks import as_numbers, with_own_callbacks
 from keras_cool.training.step import assign, check_no_overwriting, take_step
 from keras_cool.training.step_hooks import StepHooks
 from keras_cool.training.step_of_ones_own import (
     check_bases,
+    check_forward,
     check_gradients,
     check_logs,
     check_signature,
     checked_variables,
     with_aux,
 )
+from keras_cool.training.two_passes import TwoPasses
 
 BackendStep: Any = backend.train_step.BackendStep
 
@@ -135,10 +139,14 @@ class MultiGradientMixin(Compilation, BackendStep):
         objective = self._objective(closed_form)._replace(summarise=summarise)
         batch = (x, y, sample_weight)
         tables = self._row_sparse.among(variables, self) if self._row_sparse else ()
-        evaluation = self._evaluation(objective, batch, variables, self.optimizer, tables)
+        evaluation = self._evaluation(
+            objective, batch, variables, self.optimizer, self.whole_batch_loss, tables
+        )
         return take_step(self, evaluation, method)
 
-    def value_and_grad(self, loss_function, variables, has_aux=False, optimizer=None, batch=None):
+    def value_and_grad(
+        self, loss_function, variables, has_aux=False, optimizer=None, batch=None, forward=None
+    ):
         """Returns a loss and its gradients at the present state.
 
         What the loss function assigns is kept: seeds advance, layer state and metrics are updated,
@@ -159,6 +167,12 @@ class MultiGradientMixin(Compilation, BackendStep):
                 the samples (Keras' own losses of any reduction included). The scalars in `aux` are
                 averaged in the same way, its other tensors have the samples as their first
                 dimension and are joined. An empty tuple says that there is nothing to split.
+            forward: A function `forward(*batch)` that computes the outputs, any nest of tensors,
+                samples first, or scalars that are means over the samples; or `None`. With it the
+                loss is one of the whole batch, `loss_function(*batch, outputs)`, and only `forward`
+                is called with micro-batches, twice with each (`whole_batch_loss` of `compile`).
+                What `aux` holds is then handed on as it is. Under a TensorFlow distribution
+                strategy `loss_function` is called with the batch of all replicas.
 
         Returns:
             `(loss, gradients)`, or `((loss, aux), gradients)` with `has_aux=True`. `gradients` has
@@ -169,28 +183,77 @@ class MultiGradientMixin(Compilation, BackendStep):
             the optimizer makes, as in Keras.
 
         Raises:
-            ValueError: If the loss is not a scalar, if `has_aux=True` and there is no pair, or if
-                the model has a `microbatch_size` and there is no `batch`.
+            ValueError: If the loss is not a scalar, if `has_aux=True` and there is no pair, if the
+                model has a `microbatch_size` and there is no `batch`, if it was compiled with
+                `whole_batch_loss=True` and there is no `forward`, or if there is a `forward` and
+                the optimizer accumulates over batches.
         """
         if self.microbatch_size is not None and batch is None:
             raise ValueError(
-                f"The model was compiled with microbatch_size={self.microbatch_size}, and "
+                f"The model was compiled with microbatch_size={self._size_as_given()!r}, and "
                 "`value_and_grad` was not told what to split. Hand it the batch, and let the loss "
                 "function take its parts: self.value_and_grad(lambda x, y: ..., variables, "
                 "batch=(x, y)). With `batch=()` the loss is computed at once."
             )
+        check_forward(forward, batch, self.microbatch_size is not None and self.whole_batch_loss)
         optimizer = optimizer or getattr(self, "optimizer", None)
         variables = checked_variables(variables, "value_and_grad")
+        loss_function = with_aux(loss_function, has_aux)
         objective = Objective(
-            with_aux(loss_function, has_aux),
+            forward or loss_function,
             loss=lambda *part: part[-1][0],
             aux=lambda outputs: outputs[1],
+            head=loss_function if forward else None,
         )
-        evaluation = self._evaluation(objective, batch or (), variables, optimizer)
+        evaluation = self._evaluation(
+            objective, batch or (), variables, optimizer, is_of_whole=forward is not None
+        )
         loss, gradients = evaluation.of_replica([v.value for v in variables])
         assign(evaluation.updates)
         self.step_hooks.events.weights.note(evaluation, optimizer)
         return ((loss, evaluation.aux) if has_aux else loss), gradients
+
+    def per_sample_gradients(self, loss_function, variables, batch, has_aux=False):
+        """Returns the loss and the gradients of each sample of a batch, at the present state.
+
+        What `keras_cool.per_sample_gradients` is to functions of tensors, with the same conventions
+        for random layers and for those that learn from the batch. Call it inside
+        `multi_gradient_step`.
+
+        Args:
+            loss_function: A function that is called with the parts of one sample after another, in
+                batches of one, shape `(1, ...)`, and computes a scalar loss from the model. With
+                `has_aux=True` it returns `(loss, aux)`, `aux` any nest of tensors.
+            variables: List of the `keras.Variable`s to differentiate by.
+            batch: Tuple of nests of tensors, samples first. A part may be `None`.
+            has_aux: Whether `loss_function` returns such a pair. Defaults to `False`.
+
+        Returns:
+            `(losses, gradients)`, or `((losses, aux), gradients)` with `has_aux=True`. The losses
+            have the shape `(samples,)`, the gradients `(samples, ...)` with the shape of the
+            variable behind, or `None` where the loss does not depend on it. They are those of the
+            loss as it is, without the loss scale of `mixed_float16`.
+
+        Raises:
+            ValueError: As `keras_cool.per_sample_gradients`; also if the model has a
+                `microbatch_size`.
+        """
+        if self.microbatch_size is not None:
+            raise ValueError(
+                f"The model was compiled with microbatch_size={self.microbatch_size}, and "
+                "`per_sample_gradients` computes all samples at once. Compile without, and give "
+                "`fit` smaller batches."
+            )
+        variables = checked_variables(variables, "per_sample_gradients")
+
+        def function(point, sample):
+            part = keras.tree.map_structure(lambda x: None if x is None else x[None], sample)
+            with OverlayScope(zip(variables, point, strict=True)) as scope:
+                result = loss_function(*part)
+            assign(scope.updates)
+            return result
+
+        return per_sample_gradients(function, has_aux)(variables, batch)
 
     def apply_gradients(self, gradients, variables, optimizer=None):
         """Lets an optimizer update variables with gradients from `self.value_and_grad`.
@@ -255,12 +318,25 @@ class MultiGradientMixin(Compilation, BackendStep):
         else:
             kwargs["callbacks"] = callbacks
         try:
-            return super().fit(*args, **kwargs)
+            with out_of_memory.advised(None if self._automatic_size else out_of_memory.IN_FIT):
+                history = super().fit(*args, **kwargs)
+                backend.memory.finished(getattr(history, "history", None))
+                return history
         except BaseException:  # Ctrl-C too; Keras tells the callbacks nothing
             for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or []):
                 if hasattr(callback, "on_train_error"):
                     callback.on_train_error()
             raise
+
+    def evaluate(self, *args, **kwargs):
+        """Evaluates the model: `keras.Model.evaluate`."""
+        with out_of_memory.advised(out_of_memory.IN_EVALUATE):
+            return backend.memory.finished(super().evaluate(*args, **kwargs))
+
+    def predict(self, *args, **kwargs):
+        """Predicts: `keras.Model.predict`."""
+        with out_of_memory.advised(out_of_memory.IN_PREDICT):
+            return super().predict(*args, **kwargs)
 
     def train_on_batch(self, *args, **kwargs):
         """Takes one step: `keras.Model.train_on_batch`. With `return_dict=True` what the steps
@@ -276,7 +352,7 @@ class MultiGradientMixin(Compilation, BackendStep):
         Returns:
             A dictionary of names and Python numbers: `gradient_evaluations`, `skipped_steps` and
             the like of a multi-gradient optimizer, of `Accumulate` or of `microbatch_size`; empty
-            for a plain optimizer.
+            for a plain optimizer. With `microbatch_size="auto"` it has the size in use.
         """
         optimizer = getattr(self, "optimizer", None)
         method, single = gradient_estimator(optimizer), self._single_gradient
@@ -287,6 +363,8 @@ class MultiGradientMixin(Compilation, BackendStep):
         for counter in counters:  # several `Accumulate`s in a `MultiOptimizer`
             for name, value in as_numbers(counter.step_logs()).items():
                 counts[name] = counts.get(name, 0) + value
+        if self._automatic_size is not None and self._automatic_size.size is not None:
+            counts["microbatch_size"] = self._automatic_size.size
         return counts
 
     def takes_plain_step(self):
@@ -296,6 +374,7 @@ class MultiGradientMixin(Compilation, BackendStep):
             not overridden
             and not self.step_hooks.callbacks
             and self.microbatch_size is None
+            and not self.whole_batch_loss
             and self._row_sparse is None
             and getattr(self, "closed_form_gradient", None) is None
             and gradient_estimator(self.optimizer) is None
@@ -402,21 +481,27 @@ class MultiGradientMixin(Compilation, BackendStep):
         with self.recording_nothing():
             return evaluation.of_replica([v.value for v in variables])
 
-    def _evaluation(self, objective, batch, variables, optimizer, tables=()):
+    def _evaluation(self, objective, batch, variables, optimizer, is_of_whole=False, tables=()):
+        """Returns the `Evaluation` of a loss, of the whole batch or a mean over its samples."""
         events = self.step_hooks.events
-        is_split = self.microbatch_size is not None and bool(keras.tree.flatten(batch))
+        size = self.microbatch_size
+        is_split = isinstance(size, int) and bool(keras.tree.flatten(batch))
         is_own = is_split and optimizer is getattr(self, "optimizer", None)
-        return Evaluation(
+        first = events.first_evaluation() if is_own else None
+        if is_of_whole:
+            check_does_not_accumulate(optimizer)
+        in_two_passes = is_of_whole and (is_split or backend.updates.number_of_replicas() > 1)
+        return (TwoPasses if in_two_passes else Evaluation)(
             objective,
             batch,
             variables,
             scale_loss=optimizer.scale_loss if optimizer else _no_scale,
-            microbatch_size=self.microbatch_size if is_split else None,
+            microbatch_size=size if is_split else None,
             window_share=events.weights.window_share(optimizer),
             kinds=self._loss_kinds,
             numbers=events.numbers,
             tables=tables,
-            events=events.first_evaluation() if is_own else None,
+            events=first,
         )
 
     def _track_loss(self, loss, x):

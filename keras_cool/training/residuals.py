@@ -79,9 +79,7 @@ def linearised(loss, variables, point, check):
             "no sum of squares use keras_cool.optimizers.LBFGS."
         )
     _check_no_other_terms(lambda: squares_at(_Squares(are_constant=True), ()), variables, point)
-    of_offsets = value_and_grad(lambda offsets: squares_at(_Squares(offsets), where))
-    offsets = [ops.zeros_like(r) for r in found.residuals]
-    factors = [densify(c, o) for c, o in zip(of_offsets(offsets)[1], offsets, strict=True)]
+    factors = _factors(lambda squares: squares_at(squares, where), found.residuals)
     roots = ops.sqrt(vectors.flattened(factors, dtype))
 
     vector = vectors.flattened(point, dtype)
@@ -115,6 +113,30 @@ def _check_no_other_terms(loss, variables, point):
             "your own adds up by `keras_cool.squared_residuals`, or use "
             "keras_cool.optimizers.LBFGS."
         )
+
+
+def _factors(loss, residuals):
+    """Returns the factors of the squares in a loss, the derivatives by these.
+
+    Raises a `ValueError` if they depend on the squares: then the loss is not linear in those.
+    """
+    of_offsets = value_and_grad(lambda offsets: loss(_Squares(offsets)))
+
+    def total(offsets):
+        _, factors = of_offsets(offsets)
+        factors = [densify(c, o) for c, o in zip(factors, offsets, strict=True)]
+        return sum(ops.sum(c) for c in factors), factors
+
+    offsets = [ops.zeros_like(r) for r in residuals]
+    (_, factors), changes = value_and_grad(total, has_aux=True)(offsets)
+    if any(c is not None for c in changes):
+        raise ValueError(
+            "The loss is not linear in the squares of its residuals: a root of their mean, say, or "
+            "a quotient. LevenbergMarquardt minimises sums and means of squares. Train on the mean "
+            "of the squares itself, whose minimum is often the same, or use "
+            "keras_cool.optimizers.LBFGS."
+        )
+    return factors
 
 
 def _by_columns(function, vector, zeros):

@@ -91,3 +91,31 @@ def with_aux(loss_function, has_aux):
         return result if has_aux else (result, None)
 
     return checked
+
+
+def check_forward(forward, batch, is_needed):
+    """Raises an error if `value_and_grad` cannot do with the `forward` that it was given.
+
+    Args:
+        forward: The function, or `None`.
+        batch: The batch, or `None`.
+        is_needed: Boolean, whether the model was compiled for a loss of the whole batch.
+    """
+    if forward is not None and not callable(forward):
+        raise TypeError(
+            "`forward` of `value_and_grad` is a function of the batch that computes the outputs, "
+            f"for example lambda x, y: self(x, training=True). It was given {forward!r}."
+        )
+    if forward is not None and not batch:
+        raise ValueError(
+            "`value_and_grad` was given `forward` without the batch to call it with: "
+            "self.value_and_grad(lambda x, y, outputs: ..., variables, batch=(x, y), "
+            "forward=lambda x, y: self(x, training=True))."
+        )
+    if forward is None and batch and is_needed:
+        raise ValueError(
+            "The model was compiled with `whole_batch_loss=True`, and `value_and_grad` was not "
+            "told how to compute the outputs that the loss of the whole batch is made of: "
+            "self.value_and_grad(lambda x, y, outputs: ..., variables, batch=(x, y), "
+            "forward=lambda x, y: self(x, training=True))."
+        )

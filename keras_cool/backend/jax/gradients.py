@@ -1,6 +1,6 @@
 """`value_and_grad` on JAX: `jax.value_and_grad`, with `None` where there is no dependence."""
 
-from contextlib import nullcontext
+import contextlib
 from functools import partial
 
 import jax
@@ -26,7 +26,10 @@ def value_and_grad(objective, scope_at, tensors, tables=None):
     def watched(tensors, deltas, found):
         tensors = [_watch(reached, i, t) for i, t in enumerate(tensors)]
         gather = _GatheredRows(tables or {}, tensors, deltas, found)
-        with scope_at(tensors) as scope, GatheringRows(gather) if tables else nullcontext():
+        with (
+            scope_at(tensors) as scope,
+            GatheringRows(gather) if tables else contextlib.nullcontext(),
+        ):
             # Keras' own step differentiates through what a layer assigns to its weights, as
             # spectral normalisation does, and then goes on from the weights as they were.
             scope.keeps_assigned = KEEPS_ASSIGNED
@@ -78,6 +81,55 @@ class _GatheredRows:
         return rows + self._deltas[len(self._found) - 1]
 
 
+def vjp(function, tensors):
+    """Returns `(value, aux, pull_back)` of `function(tensors) -> (value, aux)`.
+
+    Args:
+        function: Such a function, whose value is a tensor, and aux a nest of tensors.
+        tensors: List of tensors.
+
+    Returns:
+        Value, aux and a function of a tensor like the value, which returns the list of the
+        vector-Jacobian products, `None` where the value does not depend on a tensor.
+    """
+    reached = set()
+
+    def watched(tensors):
+        return function([_watch(reached, i, t) for i, t in enumerate(tensors)])
+
+    value, pull_back, aux = jax.vjp(watched, list(tensors), has_aux=True)
+
+    def products(cotangent):
+        reached.clear()
+        (gradients,) = pull_back(cotangent)
+        return [g if i in reached else None for i, g in enumerate(gradients)]
+
+    return value, aux, products
+
+
+def jvp(function, tensors, tangents):
+    """Returns `(value, aux, tangent)` of `function(tensors) -> (value, aux)`, by forward mode.
+
+    Args:
+        function: Such a function, whose value and aux are nests of tensors.
+        tensors: List of tensors.
+        tangents: List of tensors like them.
+    """
+    value, tangent, aux = jax.jvp(function, (list(tensors),), (list(tangents),), has_aux=True)
+    return value, aux, tangent
+
+
+def over_samples(function, tensors):
+    """Returns what `function(tensors)`, a list of tensors, gives for each sample: joined, samples
+    first. Random numbers are the same for each.
+
+    Args:
+        function: A function of a list of tensors.
+        tensors: List of tensors, samples first.
+    """
+    return jax.vmap(function)(tensors)
+
+
 def jacobian(function, vector, rows):
     """Returns `(value, aux, jacobian)` of `function(vector) -> (value, aux)`, by reverse mode.
 
@@ -120,6 +172,11 @@ def _watch_reverse(reached, index, _, cotangent):
 
 
 _watch.defvjp(_watch_forward, _watch_reverse)
+
+
+def differentiable_twice():
+    """The context in which the derivatives of a function have right derivatives: any."""
+    return contextlib.nullcontext()
 
 
 def allow_float64():

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import keras
 
 from keras_cool.backend.jax.convolutions import canonical_convolutions
+from keras_cool.backend.jax.devices import devices_of_a_batch
 from keras_cool.keras_private import OverlayScope
 
 
@@ -42,9 +43,8 @@ def over_microbatches(body, initial_state, batch, size):
         `(sums, state, outputs, last)`: the sums, the last state, the outputs of the whole batch,
         and what the last micro-batch gave as `last`.
     """
-    samples, devices = batch[0].shape[0], _devices_of_a_batch()
-    if samples % devices:
-        devices = 1
+    samples = batch[0].shape[0]
+    devices = devices_of_a_batch(samples)
     count, rest = divmod(samples // devices, size)
     if count + bool(rest) == 1:
         return body(initial_state(), batch, 1.0)
@@ -69,15 +69,6 @@ def over_microbatches(body, initial_state, batch, size):
         sums = [a + b for a, b in zip(sums, more, strict=True)]
     joined = [_join(y, tail, devices) for y, tail in zip(outputs, tails, strict=True)]
     return sums, state, joined, last
-
-
-def _devices_of_a_batch():
-    """The number of devices over which `keras.distribution` splits a batch."""
-    distribution = keras.distribution.distribution()
-    if distribution is None:
-        return 1
-    mesh = distribution.device_mesh
-    return mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
 
 
 def _chunks(x, devices, count, size):

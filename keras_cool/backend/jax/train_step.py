@@ -2,6 +2,8 @@
 
 import contextlib
 
+from keras_cool.backend.jax import memory
+from keras_cool.backend.jax.planned_step import PlannedStep
 from keras_cool.keras_private import ModelBase, OverlayScope
 from keras_cool.optimizer_roles import optimizers_of
 
@@ -79,6 +81,33 @@ class BackendStep(ModelBase):
         if getattr(self, name) is None or force:
             make(force)
             setattr(self, name, self._keeping_state(getattr(self, name)))
+
+    def _make_function(self, step_function, **kwargs):
+        # Keras makes the functions that train, evaluate and predict of a step each.
+        if getattr(step_function, "__wrapped__", step_function) == self.train_step:
+            step_function = self._finding_the_size(step_function)
+        return super()._make_function(step_function, **kwargs)
+
+    def _finding_the_size(self, step):
+        """The step of training, with the largest micro-batches that fit if it is to find them."""
+        automatic = self._automatic_size
+        if automatic is None:
+            return step
+        if step != self.train_step:
+            return PlannedStep(step, automatic, self._put_back_state)
+        if automatic.memory_limit is not None:
+            memory.measured(step, 0)  # says that it cannot
+
+        def eager_step(state, data):  # which has no side effects
+            def attempt():
+                return memory.finished(step(state, data))
+
+            return automatic.settle(data, attempt, lambda: None)
+
+        return eager_step
+
+    def _put_back_state(self, state):
+        _put_back(self._groups.of_state, state)
 
     def _keeping_state(self, function):
         def keeping_state(state, iterator):

@@ -127,6 +127,16 @@ def sum_over_replicas(loss, gradients):
     return loss, gradients
 
 
+def join_over_replicas(tensors):
+    """Joins tensors, samples first, over the replicas that compute parts of one batch.
+
+    Returns:
+        `(joined, own, share)`: the tensors with the samples of all replicas, a function of such a
+        tensor that gives the rows of this replica, and this replica's share of the samples.
+    """
+    return tensors, lambda tensor: tensor, 1.0
+
+
 def accumulate(variables, tensors, scale, fresh, places):
     """Adds `scale` times each tensor to its variable, or sets it to that where it is fresh.
 

@@ -1,9 +1,11 @@
 """TensorFlow: variables exist before the step is traced."""
 
 import contextlib
+from typing import Any
 
 import tensorflow as tf
 
+from keras_cool.backend.tensorflow.found_size import FindingTheSize
 from keras_cool.backend.tensorflow.updates import after
 from keras_cool.keras_private import (
     ModelBase,
@@ -15,6 +17,8 @@ from keras_cool.keras_private import (
 
 class BackendStep(ModelBase):
     """Runs the common step as `train_step`."""
+
+    train_function: Any
 
     def recording_nothing(self):
         """The context of a step, in which no operation is recorded but for an evaluation."""
@@ -48,3 +52,18 @@ class BackendStep(ModelBase):
             symbolic_build(self, iterator, data_batch)
         else:
             super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+
+    def make_train_function(self, force=False):
+        """Makes the training function, one that finds the size of micro-batches if it is to."""
+        if self._automatic_size is None:
+            super().make_train_function(force)
+        elif self.train_function is None or force:
+            self.train_function = FindingTheSize(self, self._made_train_function)
+        else:
+            self.train_function.look_again()
+
+    def _made_train_function(self):
+        finding = self.train_function
+        super().make_train_function(True)
+        function, self.train_function = self.train_function, finding
+        return function

@@ -104,6 +104,28 @@ def sum_over_replicas(loss, gradients):
     return tensors[0], tensors[1:]
 
 
+def join_over_replicas(tensors):
+    """Joins tensors, samples first, over the replicas that compute parts of one batch.
+
+    Args, returns: As in `keras_cool/backend/jax/updates.py`.
+    """
+    context = tf.distribute.get_replica_context()
+    if number_of_replicas() == 1 or context is None:
+        return tensors, lambda tensor: tensor, 1.0
+    samples = tf.shape(tensors[0])[0]
+    counts = context.all_gather(samples[None], axis=0)
+    start = tf.cumsum(counts, exclusive=True)[context.replica_id_in_sync_group]
+    joined = [_all_gather(context, t) for t in tensors]
+    share = tf.cast(samples, "float64") / tf.cast(tf.reduce_sum(counts), "float64")
+    return joined, lambda tensor: tensor[start : start + samples], share
+
+
+def _all_gather(context, tensor):
+    if tensor.dtype != tf.bool:
+        return context.all_gather(tensor, axis=0)
+    return tf.cast(context.all_gather(tf.cast(tensor, tf.int32), axis=0), tf.bool)
+
+
 def accumulate(variables, tensors, scale, fresh, places):
     """Adds `scale` times each tensor to its variable, or sets it to that where it is fresh.
 

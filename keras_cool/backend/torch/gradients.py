@@ -1,10 +1,11 @@
 """`value_and_grad` on PyTorch: `torch.autograd.grad` on leaves of its own."""
 
-from contextlib import nullcontext
+import contextlib
 
 import keras
 import torch
 from keras import tree
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from keras_cool.backend.assigned_leaves import AssignedLeaves
 from keras_cool.backend.row_sparse import RowSparse, with_rows
@@ -19,7 +20,7 @@ def value_and_grad(objective, scope_at, tensors, tables=None):
     The scope, from `scope_at(tensors)`, stays open while the gradients are taken: a rematerialised
     layer reads its variables once more then. `tables` as on JAX.
     """
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if _is_transformed():
         return _transformed(objective, scope_at, tensors)
     recording = torch.is_grad_enabled()  # by Keras' own step, or by another `value_and_grad`
     with torch.enable_grad():
@@ -27,7 +28,7 @@ def value_and_grad(objective, scope_at, tensors, tables=None):
         with scope_at(leaves) as scope:
             assigned = AssignedLeaves(scope, leaves, _new_leaf, torch.add)
             gather = _GatheredRows(tables or {}, leaves)
-            with GatheringRows(gather) if tables else nullcontext():
+            with GatheringRows(gather) if tables else contextlib.nullcontext():
                 value, aux = objective(leaves, scope)
             shapes, count = [leaf.shape for leaf in leaves], len(assigned.all_leaves())
             leaves = [*assigned.all_leaves(), *gather.rows]
@@ -65,46 +66,170 @@ class _GatheredRows:
         return rows
 
 
+def vjp(function, tensors):
+    """Returns `(value, aux, pull_back)` of `function(tensors) -> (value, aux)`.
+
+    Args, returns: As in `keras_cool/backend/jax/gradients.py`.
+    """
+    if _is_transformed():
+        return _transformed_vjp(function, tensors)
+    recording = torch.is_grad_enabled()
+    with torch.enable_grad():
+        leaves = [_leaf(t, recording) for t in tensors]
+        value, aux = function(leaves)
+    nested = recording and _depends_on_others(value, leaves)
+
+    def pull_back(cotangent):
+        if not value.requires_grad:
+            return [None] * len(leaves)
+        recorded = nested or (torch.is_grad_enabled() and cotangent.requires_grad)
+        options = {"retain_graph": True, "create_graph": recorded, "allow_unused": True}
+        return list(torch.autograd.grad(value, leaves, cotangent, **options))
+
+    if nested:
+        return value, aux, pull_back
+    return *tree.map_structure(_detach, (value, aux)), pull_back
+
+
+def _transformed_vjp(function, tensors):
+    reached = set()
+    call = _Flat(lambda ts: function([_Watch.apply(t, reached, i) for i, t in enumerate(ts)]))
+    _, products, results = torch.func.vjp(call, list(tensors), has_aux=True)
+
+    def pull_back(cotangent):
+        reached.clear()
+        return _reached(products(cotangent)[0], reached)
+
+    return *call.packed(results), pull_back
+
+
+def jvp(function, tensors, tangents):
+    """Returns `(value, aux, tangent)` of `function(tensors) -> (value, aux)`, by forward mode.
+
+    Args: As in `keras_cool/backend/jax/gradients.py`.
+    """
+    call = _Flat(function)
+    # The fast kernels of attention have no forward mode.
+    with sdpa_kernel(SDPBackend.MATH):
+        _, tangent, results = torch.func.jvp(
+            call, (list(tensors),), (list(tangents),), has_aux=True
+        )
+    value, aux = call.packed(results)
+    return value, aux, tangent
+
+
+def over_samples(function, tensors):
+    """Returns what `function(tensors)`, a list of tensors, gives for each sample.
+
+    Args, returns: As in `keras_cool/backend/jax/gradients.py`.
+    """
+    return torch.vmap(function, randomness="same")(tensors)
+
+
 def jacobian(function, vector, rows):
     """Returns `(value, aux, jacobian)` of `function(vector) -> (value, aux)`, by reverse mode.
 
     Args: As in `keras_cool/backend/jax/gradients.py`.
     """
-    with torch.enable_grad():
-        leaf = vector.detach().requires_grad_()
-        value, aux = function(leaf)
+    if _is_transformed():
+        value, aux, pull_back = vjp(lambda tensors: function(*tensors), [vector])
         basis = torch.eye(len(value), dtype=value.dtype, device=value.device)
-        parts = [_rows(value, leaf, part) for part in basis.split(rows)]
-    value, aux = tree.map_structure(_detach, (value, aux))
+        by_row = torch.vmap(lambda row: densify(pull_back(row)[0], vector), chunk_size=rows)
+        return value, aux, by_row(basis)
+    recording = torch.is_grad_enabled()
+    with torch.enable_grad():
+        leaf = _leaf(vector, recording)
+        value, aux = function(leaf)
+        nested = recording and _depends_on_others(value, [leaf])
+        basis = torch.eye(len(value), dtype=value.dtype, device=value.device)
+        parts = [_rows(value, leaf, part, nested) for part in basis.split(rows)]
+    if not nested:
+        value, aux = tree.map_structure(_detach, (value, aux))
     return value, aux, torch.cat(parts)
 
 
-def _rows(value, leaf, basis):
+def _rows(value, leaf, basis, nested):
     if not value.requires_grad:
         return leaf.new_zeros(len(basis), len(leaf))
     (rows,) = torch.autograd.grad(
-        value, leaf, basis, retain_graph=True, is_grads_batched=True, materialize_grads=True
+        value,
+        leaf,
+        basis,
+        retain_graph=True,
+        create_graph=nested,
+        is_grads_batched=True,
+        materialize_grads=True,
     )
     return rows
 
 
+def _is_transformed():
+    """Whether `torch.vmap` (`keras.ops.vectorized_map`) or another transform of `torch.func` runs,
+    where no tensor can be told to require gradients."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def _transformed(objective, scope_at, tensors):
-    """The same inside `torch.vmap` (`keras.ops.vectorized_map`) and other transforms of
-    `torch.func`, where no tensor can be told to require gradients; zeros stand for `None`."""
-    nest = None
+    """Returns what `value_and_grad` does, inside a transform of `torch.func`."""
+    reached = set()
 
-    def function(leaves):
-        nonlocal nest
+    def function(tensors):
+        leaves = [_Watch.apply(t, reached, i) for i, t in enumerate(tensors)]
         with scope_at(leaves) as scope:
-            nest = objective(leaves, scope)
-        return nest[0], [x for x in tree.flatten(nest) if isinstance(x, torch.Tensor)]
+            return objective(leaves, scope)
 
-    gradients, results = torch.func.grad(function, has_aux=True)(list(tensors))
-    results = iter(results)
-    value, aux = tree.map_structure(
-        lambda x: next(results) if isinstance(x, torch.Tensor) else x, nest
-    )
-    return value, aux, list(gradients)
+    call = _Flat(function)
+    gradients, results = torch.func.grad(call, has_aux=True)(list(tensors))
+    return *call.packed(results), _reached(gradients, reached)
+
+
+class _Watch(torch.autograd.Function):
+    """The identity; its backward pass notes that a gradient came through: `torch.func` gives zeros
+    where there is none."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tensor, reached, index):
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, ctx.reached, ctx.index = inputs
+
+    @staticmethod
+    def backward(ctx, gradient):
+        ctx.reached.add(ctx.index)
+        return gradient, None, None
+
+    @staticmethod
+    def jvp(ctx, tangent, *_):
+        return tangent.view_as(tangent)
+
+
+def _reached(gradients, reached):
+    return [g if i in reached else None for i, g in enumerate(gradients)]
+
+
+class _Flat:
+    """A function that returns its value and, as a list, all tensors that it gives: `torch.func`
+    knows no others."""
+
+    def __init__(self, function):
+        self._function = function
+        self._nest = None
+
+    def __call__(self, tensors):
+        self._nest = self._function(tensors)
+        value = self._nest[0]
+        return value, [x for x in tree.flatten(self._nest) if isinstance(x, torch.Tensor)]
+
+    def packed(self, results):
+        """Returns what the function gave, with the tensors as they have come out."""
+        results = iter(results)
+        return tree.map_structure(
+            lambda x: next(results) if isinstance(x, torch.Tensor) else x, self._nest
+        )
 
 
 def densify(gradient, tensor):
@@ -163,6 +288,11 @@ def _detach(x):
     if mask is not None:
         set_keras_mask(detached, mask)
     return detached
+
+
+def differentiable_twice():
+    """The context in which the derivatives of a function have right derivatives: any."""
+    return contextlib.nullcontext()
 
 
 def allow_float64():

@@ -1,6 +1,7 @@
 """PyTorch: the step runs without recording; only an evaluation records."""
 
 import contextlib
+from typing import Any
 
 import keras
 import torch
@@ -10,6 +11,8 @@ from keras_cool.keras_private import ModelBase, all_layers
 
 class BackendStep(ModelBase):
     """Runs the common step as `train_step`."""
+
+    train_function: Any
 
     def recording_nothing(self):
         """The context of a step, in which no operation is recorded but for an evaluation."""
@@ -43,4 +46,15 @@ class BackendStep(ModelBase):
                 "and not the values at the point of an evaluation, so that it would not be "
                 "trained. Write them with Keras layers, or compile with a plain Keras optimizer."
             )
-        super().make_train_function(force)
+        if self.train_function is None or force:
+            super().make_train_function(True)
+            if self._automatic_size is not None:
+                self.train_function = self._finding_the_size(self.train_function)
+
+    def _finding_the_size(self, function):
+        """A training function of Keras', with the largest micro-batches that fit."""
+
+        def finding_the_size(data):
+            return self._automatic_size.run(self, data, lambda: function(data))
+
+        return finding_the_size

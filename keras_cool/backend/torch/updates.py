@@ -83,6 +83,14 @@ def sum_over_replicas(loss, gradients):
     return loss, gradients
 
 
+def join_over_replicas(tensors):
+    """Joins tensors, samples first, over the replicas: there is one.
+
+    Args, returns: As in `keras_cool/backend/jax/updates.py`.
+    """
+    return tensors, lambda tensor: tensor, 1.0
+
+
 def accumulate(variables, tensors, scale, fresh, places):
     """Adds `scale` times each tensor to its variable, or sets it to that where it is fresh.
 

@@ -6,7 +6,6 @@ import keras
 from keras import ops
 
 from keras_cool import backend
-from keras_cool.callbacks.shared.random_generators import RandomGenerators
 from keras_cool.keras_private import (
     OverlayScope,
     all_layers,
@@ -18,6 +17,7 @@ from keras_cool.keras_private import (
 )
 from keras_cool.training.loss_shares import BatchWeight
 from keras_cool.training.microbatches import Part, in_microbatches, take_apart
+from keras_cool.training.random_generators import RandomGenerators
 
 _MOVING = ("moving_mean", "moving_variance", "moving_stddev")  # the last one under `renorm`
 

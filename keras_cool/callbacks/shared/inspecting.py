@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_cool import backend
-from keras_cool.callbacks.shared.training_state import variables_of
+from keras_cool.training.step_state import variables_of
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from keras_cool import backend
 from keras_cool.callbacks.shared.files import replacing
 from keras_cool.callbacks.shared.state_of_average import StateOfAverage
 from keras_cool.optimizer_roles import optimizers_of
-from keras_cool.training.step import SingleGradient
+from keras_cool.training.step_state import variables_of
 
 
 class TrainingState:
@@ -57,16 +57,6 @@ class TrainingState:
         with np.load(self._path) as file:
             values = [file[str(i)] for i in range(len(file.files))]
         backend.snapshots.assign_copies(self._variables, values)
-
-
-def variables_of(model):
-    """All variables that training changes, each once, and on PyTorch the buffers."""
-    # What counts the steps of a model with micro-batches is no optimizer of it.
-    counters = [v for v in vars(model).values() if isinstance(v, SingleGradient)]
-    holders = [model, *optimizers_of(model), *counters]
-    variables = [v for holder in holders for v in holder.variables]
-    variables += model.metrics_variables
-    return [*{id(v): v for v in variables}.values(), *backend.snapshots.further_state(model)]
 
 
 def weights_are_finite(model):
