@@ -6,8 +6,8 @@ import pytest
 from keras import ops
 
 import keras_cool as kc
-from tests.support.comparisons import assert_same_weights
-from tests.support.embeddings import MODELS, WEIGHTS, Factorisation, SkipGram, make
+from support.comparisons import assert_same_weights
+from support.embeddings import MODELS, WEIGHTS, Factorisation, SkipGram, make
 
 KINDS = pytest.mark.parametrize("kind", MODELS, ids=lambda kind: kind.__name__)
 

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 
 import keras_cool as kc
-from tests.support.comparisons import assert_same_weights
-from tests.support.embeddings import (
+from support.comparisons import assert_same_weights
+from support.embeddings import (
     SkipGram,
     assert_other_rows_stay,
     make,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import keras_cool as kc
-from tests.support.embeddings import assert_other_rows_stay, trained_on_given_rows
+from support.embeddings import assert_other_rows_stay, trained_on_given_rows
 
 
 def numpy_lazy_momentum(weights, batches, rate=0.1, momentum=0.9, nesterov=False):

@@ -9,10 +9,10 @@ from keras import ops
 
 import keras_cool as kc
 from keras_cool.backend import rows
+from support.comparisons import assert_same_state, assert_same_weights
+from support.embeddings import MODELS, ROWS, WEIGHTS, WIDTH, Cbow, SkipGram, ids, make, table
+from support.replicas import mirrored_strategy
 from tests.conftest import DEVICES
-from tests.support.comparisons import assert_same_state, assert_same_weights
-from tests.support.embeddings import MODELS, ROWS, WEIGHTS, WIDTH, Cbow, SkipGram, ids, make, table
-from tests.support.replicas import mirrored_strategy
 
 AUTODIFF = {"closed_form_gradient": None}
 BY_ROWS = {
