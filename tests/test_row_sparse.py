@@ -12,7 +12,6 @@ from keras_cool.backend import rows
 from support.comparisons import assert_same_state, assert_same_weights
 from support.embeddings import MODELS, ROWS, WEIGHTS, WIDTH, Cbow, SkipGram, ids, make, table
 from support.replicas import mirrored_strategy
-from tests.conftest import DEVICES
 
 AUTODIFF = {"closed_form_gradient": None}
 BY_ROWS = {
@@ -336,7 +335,7 @@ def test_the_table_is_updated_in_place():
 @pytest.mark.backend("jax")
 def test_on_several_devices():
     distribution = keras.distribution.DataParallel(
-        devices=keras.distribution.list_devices()[: DEVICES["jax"]], auto_shard_dataset=False
+        devices=keras.distribution.list_devices(), auto_shard_dataset=False
     )
     models = []
     for spread in (True, False):
