@@ -1,9 +1,7 @@
 """`examples/contrastive.py`: its loss, its views, what it prints and draws, and its errors."""
 
 import contextlib
-import importlib.util
 import io
-from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -11,15 +9,12 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "contrastive.py"
+from support.examples import script
 
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("contrastive_example", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("contrastive")
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,5 @@
 """`examples/gan.py`: who descends and who ascends, what it prints and draws, and its errors."""
 
-import contextlib
-import importlib.util
-import io
-from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -13,17 +9,14 @@ from keras import ops
 from matplotlib import image
 
 from keras_cool.gradients import value_and_grad_at
+from support.examples import printed_and_computed, script
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "gan.py"
 STEPS = 29  # 1797 images in batches of 64
 
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("gan_example", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("gan")
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +28,9 @@ def digits(example):
 def run(example, tmp_path_factory):
     """Two epochs of the script, with what was generated."""
     output = tmp_path_factory.mktemp("gan") / "not" / "there" / "yet.png"
-    train, seen = example.train, []
-    example.train = lambda *arguments: seen.append(train(*arguments)) or seen[0]
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert example.main(["--epochs=2", f"--output={output}"]) == 0
-    example.train = train
-    return SimpleNamespace(output=output, printed=printed.getvalue(), generated=seen[0])
+    options = ["--epochs=2", f"--output={output}"]
+    printed, generated = printed_and_computed(example, "train", options)
+    return SimpleNamespace(output=output, printed=printed, generated=generated)
 
 
 def test_the_critic_descends_and_the_generator_ascends_one_loss(example, digits):

@@ -1,21 +1,14 @@
 """`examples/matrix_factorisation.py`: its recall, its data, what it prints, and its errors."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "matrix_factorisation.py"
+from support.examples import script
 
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("matrix_factorisation_example", SCRIPT)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("matrix_factorisation")
 
 
 def test_recall_is_that_of_a_count_by_hand(example):

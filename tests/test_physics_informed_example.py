@@ -1,9 +1,5 @@
 """`examples/physics_informed.py`: its equation, counts, table, picture and errors."""
 
-import contextlib
-import importlib.util
-import io
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,28 +7,20 @@ import pytest
 from keras import ops
 from matplotlib import image
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "physics_informed.py"
+from support.examples import printed_and_computed, script
+
 NAMES = ["Adam", "Adam, then LBFGS", "Adam, then SSBroyden"]
 
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("physics_informed_example", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("physics_informed")
 
 
 def run_script(example, *options):
     """Runs the script; gives what it printed and the runs that it drew."""
-    train_all, seen = example.train_all, []
-    example.train_all = lambda *arguments: seen.append(train_all(*arguments)) or seen[0]
-    try:
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            assert example.main(options) == 0
-    finally:
-        example.train_all = train_all
-    return SimpleNamespace(printed=printed.getvalue(), runs=seen[0])
+    printed, runs = printed_and_computed(example, "train_all", options)
+    return SimpleNamespace(printed=printed, runs=runs)
 
 
 @pytest.fixture(scope="module")

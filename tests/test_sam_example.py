@@ -1,9 +1,5 @@
 """`examples/sam.py`: its wrong labels, its counts, what it prints and draws, and its errors."""
 
-import contextlib
-import importlib.util
-import io
-from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -12,30 +8,21 @@ import pytest
 from matplotlib import image
 
 from program.data import load_digits
+from support.examples import printed_and_computed, script
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "sam.py"
 NAMES = ["Adam(0.001)", "Adam(0.0001)", "SAM(Adam(0.001))"]
 STEPS = 23  # 1437 images in batches of 64
 
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("sam_example", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("sam")
 
 
 def run_script(example, *options):
     """Runs the script; gives what it printed and the curves that it drew."""
-    train_all, seen = example.train_all, []
-    example.train_all = lambda *arguments: seen.append(train_all(*arguments)) or seen[0]
-    try:
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            assert example.main(options) == 0
-    finally:
-        example.train_all = train_all
-    return SimpleNamespace(printed=printed.getvalue(), curves=seen[0])
+    printed, curves = printed_and_computed(example, "train_all", options)
+    return SimpleNamespace(printed=printed, curves=curves)
 
 
 @pytest.fixture(scope="module")

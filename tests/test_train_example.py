@@ -23,6 +23,7 @@ from program.history import Stopwatch, history_rows
 from program.optimizers import METHODS, OPTIMIZERS, make_optimizer
 from program.report import soft_batch
 from program.train_arguments import parse_arguments
+from support.examples import script
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "train.py"
 FILES = ["history.csv", "history.png", "model.keras"]
@@ -31,10 +32,7 @@ COLUMNS = ["epoch", "gradient_evaluations", "loss", "accuracy", "val_loss", "val
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("train_example", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("train")
 
 
 def save_toy(folder, shape=(5,), train=64, test=16, **changes):

@@ -1,9 +1,5 @@
 """`examples/trajectories.py`: its paths against SciPy's flow, what it writes, and its errors."""
 
-import contextlib
-import importlib.util
-import io
-from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -13,7 +9,8 @@ from matplotlib import image
 from scipy.integrate import solve_ivp
 from scipy.optimize import approx_fprime
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "trajectories.py"
+from support.examples import printed_and_computed, script
+
 STEP, STEPS, CURVATURE, RTOL = 0.09, 8, 20.0, 1e-4
 TIME = STEP * STEPS
 NAMES = ["Euler (SGD)", "Heun", "RK4", "RK45"]
@@ -21,27 +18,20 @@ NAMES = ["Euler (SGD)", "Heun", "RK4", "RK45"]
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("trajectories_example", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("trajectories")
 
 
 @pytest.fixture(scope="module")
 def run(example, tmp_path_factory):
     """A short run of the script, with the paths that it drew."""
     output = tmp_path_factory.mktemp("trajectories") / "not" / "there" / "yet.png"
-    follow_all, seen = example.follow_all, []
-    example.follow_all = lambda *arguments: seen.append(follow_all(*arguments)) or seen[0]
     options = {"step-size": STEP, "steps": STEPS, "rtol": RTOL, "output": output}
     argv = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert example.main(argv) == 0
-    example.follow_all = follow_all
-    same_size, same_evaluations = ({p.name: p for p in paths} for paths in seen[0].values())
+    printed, paths = printed_and_computed(example, "follow_all", argv)
+    same_size, same_evaluations = ({p.name: p for p in paths} for paths in paths.values())
     return SimpleNamespace(
         output=output,
-        printed=printed.getvalue(),
+        printed=printed,
         same_size=same_size,
         same_evaluations=same_evaluations,
     )
