@@ -196,7 +196,7 @@ def draw(runs, output):
     left.set_title(f"u: {last}", fontsize=11)
     error = np.abs(run.values - solution(GRID))
     drawn = middle.imshow(error.T, origin="lower", extent=extent, cmap="viridis")
-    figure.colorbar(drawn, ax=middle, shrink=0.8, format="%.0e")
+    figure.colorbar(drawn, ax=middle, shrink=0.8, format="%.1e")
     middle.set_title("its error", fontsize=11)
     for name, one in runs.items():
         right.semilogy(one.evaluations, one.losses, label=name)
