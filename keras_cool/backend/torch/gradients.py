@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from keras_cool.backend.assigned_leaves import AssignedLeaves
 from keras_cool.backend.row_sparse import RowSparse, with_rows
+from keras_cool.backend.torch import transformed
 from keras_cool.keras_private import GatheringRows, get_keras_mask, set_keras_mask
 
 KEEPS_ASSIGNED = True
@@ -20,8 +21,8 @@ def value_and_grad(objective, scope_at, tensors, tables=None):
     The scope, from `scope_at(tensors)`, stays open while the gradients are taken: a rematerialised
     layer reads its variables once more then. `tables` as on JAX.
     """
-    if _is_transformed():
-        return _transformed(objective, scope_at, tensors)
+    if transformed.is_transformed():
+        return transformed.value_and_grad(objective, scope_at, tensors)
     recording = torch.is_grad_enabled()  # by Keras' own step, or by another `value_and_grad`
     with torch.enable_grad():
         leaves = [_leaf(t, recording) for t in tensors]
@@ -71,8 +72,8 @@ def vjp(function, tensors):
 
     Args, returns: As in `keras_cool/backend/jax/gradients.py`.
     """
-    if _is_transformed():
-        return _transformed_vjp(function, tensors)
+    if transformed.is_transformed():
+        return transformed.vjp(function, tensors)
     recording = torch.is_grad_enabled()
     with torch.enable_grad():
         leaves = [_leaf(t, recording) for t in tensors]
@@ -91,24 +92,12 @@ def vjp(function, tensors):
     return *tree.map_structure(_detach, (value, aux)), pull_back
 
 
-def _transformed_vjp(function, tensors):
-    reached = set()
-    call = _Flat(lambda ts: function([_Watch.apply(t, reached, i) for i, t in enumerate(ts)]))
-    _, products, results = torch.func.vjp(call, list(tensors), has_aux=True)
-
-    def pull_back(cotangent):
-        reached.clear()
-        return _reached(products(cotangent)[0], reached)
-
-    return *call.packed(results), pull_back
-
-
 def jvp(function, tensors, tangents):
     """Returns `(value, aux, tangent)` of `function(tensors) -> (value, aux)`, by forward mode.
 
     Args: As in `keras_cool/backend/jax/gradients.py`.
     """
-    call = _Flat(function)
+    call = transformed.Flat(function)
     # The fast kernels of attention have no forward mode.
     with sdpa_kernel(SDPBackend.MATH):
         _, tangent, results = torch.func.jvp(
@@ -131,7 +120,7 @@ def jacobian(function, vector, rows):
 
     Args: As in `keras_cool/backend/jax/gradients.py`.
     """
-    if _is_transformed():
+    if transformed.is_transformed():
         value, aux, pull_back = vjp(lambda tensors: function(*tensors), [vector])
         basis = torch.eye(len(value), dtype=value.dtype, device=value.device)
         by_row = torch.vmap(lambda row: densify(pull_back(row)[0], vector), chunk_size=rows)
@@ -161,75 +150,6 @@ def _rows(value, leaf, basis, nested):
         materialize_grads=True,
     )
     return rows
-
-
-def _is_transformed():
-    """Whether `torch.vmap` (`keras.ops.vectorized_map`) or another transform of `torch.func` runs,
-    where no tensor can be told to require gradients."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
-
-
-def _transformed(objective, scope_at, tensors):
-    """Returns what `value_and_grad` does, inside a transform of `torch.func`."""
-    reached = set()
-
-    def function(tensors):
-        leaves = [_Watch.apply(t, reached, i) for i, t in enumerate(tensors)]
-        with scope_at(leaves) as scope:
-            return objective(leaves, scope)
-
-    call = _Flat(function)
-    gradients, results = torch.func.grad(call, has_aux=True)(list(tensors))
-    return *call.packed(results), _reached(gradients, reached)
-
-
-class _Watch(torch.autograd.Function):
-    """The identity; its backward pass notes that a gradient came through: `torch.func` gives zeros
-    where there is none."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(tensor, reached, index):
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        _, ctx.reached, ctx.index = inputs
-
-    @staticmethod
-    def backward(ctx, gradient):
-        ctx.reached.add(ctx.index)
-        return gradient, None, None
-
-    @staticmethod
-    def jvp(ctx, tangent, *_):
-        return tangent.view_as(tangent)
-
-
-def _reached(gradients, reached):
-    return [g if i in reached else None for i, g in enumerate(gradients)]
-
-
-class _Flat:
-    """A function that returns its value and, as a list, all tensors that it gives: `torch.func`
-    knows no others."""
-
-    def __init__(self, function):
-        self._function = function
-        self._nest = None
-
-    def __call__(self, tensors):
-        self._nest = self._function(tensors)
-        value = self._nest[0]
-        return value, [x for x in tree.flatten(self._nest) if isinstance(x, torch.Tensor)]
-
-    def packed(self, results):
-        """Returns what the function gave, with the tensors as they have come out."""
-        results = iter(results)
-        return tree.map_structure(
-            lambda x: next(results) if isinstance(x, torch.Tensor) else x, self._nest
-        )
 
 
 def densify(gradient, tensor):
