@@ -365,6 +365,26 @@ class ComputingMoments(_InPlaceOfKeras):
         return (cls._innermost() or ComputingMoments._of_keras)(x, axes, keepdims)
 
 
+class ResizingImages(_InPlaceOfKeras):
+    """A context in which Keras resizes images by a function of one's own:
+    `resize(keras_resize, images, *args, **kwargs)`. `keras_resize` takes the arguments after it."""
+
+    _of_keras = staticmethod(keras_backend.image.resize)
+
+    def _put_in(self):
+        keras_backend.image.resize = self._resize
+
+    def _take_out(self):
+        keras_backend.image.resize = ResizingImages._of_keras
+
+    @classmethod
+    def _resize(cls, *args, **kwargs):
+        resize = cls._innermost()
+        if resize is None:
+            return cls._of_keras(*args, **kwargs)
+        return resize(cls._of_keras, *args, **kwargs)
+
+
 def promote_to_float64():
     """Ends Keras' cast of float64 results down to float32, for the whole process.
 
@@ -713,6 +733,7 @@ __all__ = [
     "NotedReads",
     "OverlayScope",
     "ReducingLosses",
+    "ResizingImages",
     "Trainer",
     "all_layers",
     "apply_mask",

@@ -65,6 +65,24 @@ def test_further_outputs_and_variables_that_are_assigned():
     assert float(count.numpy()) == 1.0
 
 
+@pytest.mark.backend("tensorflow")
+@pytest.mark.parametrize("kind", ["bilinear", "bicubic"])
+def test_tensorflow_says_that_it_has_none_for_resized_images(kind):
+    """A gradient of bilinear ones would be taken for a constant, without a word."""
+    layer = keras.layers.Resizing(6, 6, interpolation=kind)
+    x = ops.convert_to_tensor(RNG.normal(size=(1, 4, 4, 2)).astype("float32"))
+    loss = lambda t: ops.sum(layer(t[0]) ** 2)  # noqa: E731
+    _, (gradient,) = kc.value_and_grad(loss)([x])
+    assert gradient.shape == x.shape
+    with pytest.raises(NotImplementedError, match="second derivatives of resized images"):
+        kc.hvp(loss)([x], [x])
+    nested = kc.value_and_grad(lambda t: ops.sum(kc.value_and_grad(loss)(t)[1][0] ** 2))
+    with pytest.raises(NotImplementedError, match="second derivatives of resized images"):
+        nested([x])
+    with pytest.raises(NotImplementedError, match="forward mode"):
+        kc.jvp(lambda t: layer(t[0]))([x], [x])
+
+
 def test_errors():
     with pytest.raises(ValueError, match="one vector for each tensor"):
         kc.hvp(lambda t: ops.sum(t[0]))([ops.ones((2,))], [ops.ones((3,))])

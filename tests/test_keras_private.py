@@ -244,6 +244,24 @@ def test_computing_moments_takes_the_place_of_keras_own():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.backend("tensorflow")
+def test_resizing_images_takes_the_place_of_keras_own():
+    calls = []
+
+    def resize(keras_resize, images, *args, **kwargs):
+        calls.append(tuple(images.shape))
+        return keras_resize(images, *args, **kwargs)
+
+    x = keras.ops.ones((1, 2, 2, 1))
+    with keras_private.ResizingImages(resize):
+        keras.layers.Resizing(3, 3)(x)
+        keras.layers.UpSampling2D(2, interpolation="bilinear")(x)
+        keras.ops.image.resize(x, (3, 3))
+    assert calls == [(1, 2, 2, 1)] * 3
+    keras.ops.image.resize(x, (3, 3))
+    assert len(calls) == 3
+
+
 def test_apply_mask_merges_mask_and_sample_weight():
     mask = keras.ops.convert_to_tensor([True, False, True, True])
     weights = keras.ops.convert_to_tensor([1.0, 2.0, 3.0, 4.0])

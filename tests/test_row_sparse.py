@@ -279,6 +279,39 @@ def test_a_table_that_is_read_in_a_loop():
     assert_same_weights(*models, 1e-6)
 
 
+def of_mapped_samples(words, x):
+    return ops.vectorized_map(lambda row: ops.sum(words(row), axis=0), x)
+
+
+def of_a_part_computed_again(words, x):
+    return keras.remat(lambda x: ops.tanh(ops.sum(words(x), axis=1)))(x)
+
+
+PARTS = [of_mapped_samples]
+if keras.backend.backend() != "tensorflow":  # whose own `keras.remat` fails
+    PARTS.append(of_a_part_computed_again)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_table_that_is_read_in_another_kind_of_part(part):
+    class Parts(kc.Model):
+        def __init__(self):
+            super().__init__()
+            self.words = table("words")
+
+        def call(self, x):
+            return ops.sum(part(self.words, x) + self.words(x[:, 0]), axis=-1, keepdims=True)
+
+    models = []
+    for row_sparse in (True, False):
+        keras.utils.set_random_seed(2)
+        model = Parts()
+        model.compile(keras.optimizers.SGD(0.1), loss="mse", row_sparse=row_sparse)
+        model.fit(ids(9, 4), WEIGHTS[:, None], 16, verbose=0, shuffle=False)
+        models.append(model)
+    assert_same_weights(*models, 1e-6)
+
+
 @pytest.mark.backend("tensorflow")
 @pytest.mark.filterwarnings("ignore:The gradients of embedding tables")
 def test_on_replicas():

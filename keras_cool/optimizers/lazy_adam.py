@@ -17,6 +17,9 @@ class LazyAdam(keras.optimizers.Adam, RowWise):
     the time of a step does not depend on the number of rows. Variables with dense gradients are
     updated as by Adam.
 
+    The arguments are those of `keras.optimizers.Adam`. `weight_decay`, `use_ema` and
+    `gradient_accumulation_steps` act on all rows: with one of them it is Adam.
+
     Example:
 
     >>> import keras
@@ -27,10 +30,6 @@ class LazyAdam(keras.optimizers.Adam, RowWise):
     >>> model.compile(kc.optimizers.LazyAdam(0.01), loss="mse", row_sparse=True)
     >>> x, y = keras.ops.ones((8, 3), "int32"), keras.ops.ones((8, 3, 1))
     >>> history = model.fit(x, y, verbose=0)
-
-    Args:
-        *args, **kwargs: As for `keras.optimizers.Adam`. `weight_decay`, `use_ema` and
-            `gradient_accumulation_steps` act on all rows: with one of them it is Adam.
 
     Reference:
         `torch.optim.SparseAdam` and `tfa.optimizers.LazyAdam` have the same meaning. Kingma and

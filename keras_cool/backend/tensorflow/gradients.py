@@ -9,7 +9,7 @@ from keras import tree
 from keras_cool.backend.assigned_leaves import AssignedLeaves
 from keras_cool.backend.row_sparse import RowSparse, with_rows
 from keras_cool.backend.tensorflow.rows import gathered
-from keras_cool.keras_private import ComputingMoments, GatheringRows
+from keras_cool.keras_private import ComputingMoments, GatheringRows, ResizingImages
 
 KEEPS_ASSIGNED = True
 
@@ -154,13 +154,38 @@ def densify(gradient, tensor):
     return dense
 
 
+@contextlib.contextmanager
 def differentiable_twice():
     """The context in which the derivatives of a function have right derivatives.
 
     `tf.nn.moments` takes the mean in the variance for a constant: the derivative of the variance is
-    right all the same, but not the derivative of that.
+    right all the same, but not the derivative of that. The gradient of a bilinear resize counts as
+    a constant, so that its derivative would be zero: that is an error here.
     """
-    return ComputingMoments(_moments)
+    with ComputingMoments(_moments), ResizingImages(_resized):
+        yield
+
+
+def _resized(resize, images, *args, **kwargs):
+    return resize(_differentiable_once(tf.convert_to_tensor(images)), *args, **kwargs)
+
+
+@tf.custom_gradient
+def _differentiable_once(images):
+    return tf.identity(images), _not_differentiable
+
+
+@tf.custom_gradient
+def _not_differentiable(gradient):
+    def fail(_):
+        raise NotImplementedError(
+            "TensorFlow has no second derivatives of resized images (Resizing, UpSampling2D with "
+            "interpolation='bilinear', keras.ops.image.resize), nor forward mode through them: it "
+            "would take them for zero. Use UpSampling2D with interpolation='nearest', or "
+            "a transposed convolution, or another backend."
+        )
+
+    return tf.identity(gradient), fail
 
 
 def _moments(x, axes, keepdims):

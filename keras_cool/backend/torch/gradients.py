@@ -56,15 +56,22 @@ class _GatheredRows:
 
     def __call__(self, table, indices):
         """Returns the rows of a table, a `keras.Variable`, or `None`: they are to be looked up as
-        ever."""
+        ever. So in a transform of `torch.func`, and in a part that is computed again."""
         place = self._tables.get(id(table))
         if place is None or table.value is not self._leaves[place]:
+            return None
+        if transformed.is_transformed() or _is_computed_again():
             return None
         indices = torch.as_tensor(indices, device=table.value.device).long()
         rows = keras.ops.take(table.value.detach(), indices, axis=0).requires_grad_()
         self.found.append((place, indices))
         self.rows.append(rows)
         return rows
+
+
+def _is_computed_again():
+    """Whether a part runs whose tensors are not kept but computed again, as in `keras.remat`."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
 def vjp(function, tensors):
