@@ -62,11 +62,11 @@ class _GatheredRows:
 
     def __call__(self, table, indices):
         """Returns the rows of a table, a `keras.Variable`, or `None`: they are to be looked up as
-        ever. So in a loop, and for sparse and ragged indices."""
+        ever. So in a loop, in `tf.vectorized_map`, and for sparse and ragged indices."""
         place = self._tables.get(id(table))
         if place is None or table.value is not self._tensors[place]:
             return None
-        if tf.compat.v1.get_default_graph() is not self._graph:
+        if tf.compat.v1.get_default_graph() is not self._graph or _is_vectorized():
             return None
         with self._tape.stop_recording():
             rows = gathered(self._given[place], indices)
@@ -76,6 +76,12 @@ class _GatheredRows:
         self.found.append((place, indices))
         self.rows.append(rows)
         return rows
+
+
+def _is_vectorized():
+    """Whether a function is traced whose operations `tf.vectorized_map` replaces: it traces in
+    a scope of this name."""
+    return "loop_body" in tf.get_current_name_scope()
 
 
 def vjp(function, tensors):
