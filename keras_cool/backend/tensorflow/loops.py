@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_cool.backend.tensorflow.updates import number_of_replicas
+from keras_cool.backend.tensorflow.updates import after, number_of_replicas
 from keras_cool.keras_private import distribution_strategy
 
 
@@ -78,7 +78,9 @@ def over_microbatches(body, initial_state, batch, size):
 
     count = (samples - first) // size
     pieces = [tf.TensorArray(y.dtype, count, element_shape=(size, *y.shape[1:])) for y in heads]
-    # One after another: run side by side, they would all be in memory at once.
+    # One after another: run side by side, they would be in memory at once.
+    with after(sums):
+        batch = [tf.identity(x) for x in batch]
     _, sums, state, pieces, last = tf.while_loop(
         lambda i, *_: i < count,
         step,
