@@ -101,7 +101,7 @@ def test_copies_of_a_compiled_step(name):
 @pytest.mark.backend("tensorflow")
 @pytest.mark.parametrize("options", [{}, {"whole_batch_loss": True}])
 def test_micro_batches_run_one_after_another(options):
-    """In a graph, what does not wait runs at once, and all that it computes is in memory together."""
+    """In a graph, what does not wait runs at once, and is in memory together."""
     import tensorflow as tf
 
     events = []
