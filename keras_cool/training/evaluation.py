@@ -112,14 +112,18 @@ class Evaluation:
         self._others_read = {}  # what the loss read besides the variables, by id
         self._random_numbers = backend.snapshots.SameRandomNumbers()
 
-    def __call__(self, point):
+    def __call__(self, point, by_rows=False):
         """Returns `(loss, gradients)` at `point`, a list of tensors shaped like the variables.
 
-        The gradients are dense tensors, zeros where the loss does not depend on a variable. Under
-        a distribution strategy loss and gradients are those of the whole batch, all replicas.
+        The gradients are dense tensors, zeros where the loss does not depend on a variable, but
+        `RowSparse` ones if they are asked for `by_rows`. Under a distribution strategy loss and
+        gradients are those of the whole batch, all replicas.
         """
         loss, gradients = self.of_replica(point)
-        gradients = [densify(g, p) for g, p in zip(gradients, point, strict=True)]
+        gradients = [
+            g if by_rows and isinstance(g, RowSparse) else densify(g, p)
+            for g, p in zip(gradients, point, strict=True)
+        ]
         return backend.updates.sum_over_replicas(loss, gradients)
 
     def of_each_part(self, point, displace):
@@ -372,11 +376,12 @@ class Evaluation:
         for variable, value in scope.updates:
             variable.assign(value)
         replicas = backend.updates.number_of_replicas()  # whose losses are added up
-        if share is not None or replicas > 1:
+        if replicas > 1:
             gradients = [
                 densify(g, p) if isinstance(g, RowSparse) else g
                 for g, p in zip(gradients, point, strict=True)
             ]
+        if share is not None or replicas > 1:
             weight = (1.0 if share is None else share) / replicas
             gradients = _by_factor(gradients, weight, ops.multiply)
         loss = loss / replicas if replicas > 1 else loss
@@ -390,7 +395,7 @@ class Evaluation:
             losses = LossShare(share, sums=ALL)
             with OverlayScope(zip(self.variables, point, strict=True)):
                 self._loss_of(pack(microbatch), losses)
-            return losses.normalisers, [], [], []
+            return losses.normalisers, [], [], [], []
 
         return backend.loops.over_microbatches(body, list, tensors, self._microbatch_size)[0]
 

@@ -37,15 +37,20 @@ def over_microbatches(body, initial_state, batch, size):
     Args, returns: As in `keras_cool/backend/jax/loops.py`.
     """
     samples = batch[0].shape[0]
-    sums, state, pieces = None, None, []
+    sums, state, pieces, of_rows = None, None, [], []
     for i, start in enumerate(range(0, samples, size)):
         microbatch = [x[start : start + size] for x in batch]
         share = microbatch[0].shape[0] / samples
-        more, state, outputs, last = body(state if i else initial_state(), microbatch, share)
+        more, state, outputs, rows, last = body(state if i else initial_state(), microbatch, share)
         sums = _add(sums, more, in_place=i > 1) if i else more
         pieces.append(outputs)
+        of_rows.append(rows)
         del more
-    return sums, state, [torch.cat(parts) for parts in zip(*pieces, strict=True)], last
+    return sums, state, _joined(pieces), _joined(of_rows), last
+
+
+def _joined(pieces):
+    return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
 
 
 def _add(sums, more, in_place):
