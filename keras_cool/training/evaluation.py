@@ -10,7 +10,12 @@ from keras import ops
 from keras_cool import backend
 from keras_cool.backend.row_sparse import RowSparse
 from keras_cool.gradients import KEEPS_ASSIGNED, densify, value_and_grad_at
-from keras_cool.keras_private import GatheringRows, OverlayScope, is_seed_state
+from keras_cool.keras_private import (
+    GatheringRows,
+    OverlayScope,
+    is_seed_state,
+    without_gradients,
+)
 from keras_cool.training.fingerprint import fingerprint
 from keras_cool.training.loss_shares import (
     ALL,
@@ -323,7 +328,8 @@ class Evaluation:
             with repeatable, OverlayScope() as scope:
                 (_, results), gradients = gradients_at([*point, *given])
         else:
-            with OverlayScope(zip(self.variables, point, strict=True)) as scope:
+            at_point = zip(self.variables, point, strict=True)
+            with without_gradients(), OverlayScope(at_point) as scope:
                 scope.keeps_assigned = KEEPS_ASSIGNED
                 if self._objective.closed_form is not None:
                     (_, results), _ = gradients_at(point)
@@ -393,7 +399,7 @@ class Evaluation:
 
         def body(state, microbatch, share):
             losses = LossShare(share, sums=ALL)
-            with OverlayScope(zip(self.variables, point, strict=True)):
+            with without_gradients(), OverlayScope(zip(self.variables, point, strict=True)):
                 self._loss_of(pack(microbatch), losses)
             return losses.normalisers, [], [], [], []
 
@@ -423,7 +429,7 @@ class Evaluation:
 
     def _sample_dimensions(self, point):
         def run(batch, losses):
-            with OverlayScope(zip(self.variables, point, strict=True)):
+            with without_gradients(), OverlayScope(zip(self.variables, point, strict=True)):
                 _, outputs = self._loss_of(batch, losses)
             return self._objective.aux(outputs) if self._objective.aux else None
 
