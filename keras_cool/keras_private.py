@@ -1,5 +1,6 @@
 """All that is borrowed from Keras' private API; `tests/test_keras_private.py` guards each piece."""
 
+import contextlib
 import copy
 import functools
 import itertools
@@ -409,6 +410,40 @@ class ComputingAgain(_InPlaceOfKeras):
         return (cls._innermost() or cls._of_keras)(function)
 
 
+class Writing(_InPlaceOfKeras):
+    """A context in which Keras on TensorFlow assigns to its variables, and decays weights, inside
+    of the context that a function of one's own returns."""
+
+    _of_keras: Any = keras_backend.Variable._direct_assign
+    _optimizer: Any = next(
+        c for c in keras.optimizers.Optimizer.__mro__ if "_apply_weight_decay" in vars(c)
+    )
+    _decay_of_keras: Any = _optimizer._apply_weight_decay
+
+    def _put_in(self):
+        keras_backend.Variable._direct_assign = _assign_in_context
+        Writing._optimizer._apply_weight_decay = _decay_in_context
+
+    def _take_out(self):
+        keras_backend.Variable._direct_assign = Writing._of_keras
+        Writing._optimizer._apply_weight_decay = Writing._decay_of_keras
+
+    @classmethod
+    def context(cls):
+        """The context in which to write."""
+        return (cls._innermost() or contextlib.nullcontext)()
+
+
+def _assign_in_context(variable, value):
+    with Writing.context():
+        return Writing._of_keras(variable, value)
+
+
+def _decay_in_context(optimizer, variables):
+    with Writing.context():
+        return Writing._decay_of_keras(optimizer, variables)
+
+
 def without_gradients():
     """A context in which no gradients are taken, and `keras.remat` has nothing to do. What Keras
     does on TensorFlow fails in a graph where the function has keyword arguments."""
@@ -767,6 +802,7 @@ __all__ = [
     "ReducingLosses",
     "ResizingImages",
     "Trainer",
+    "Writing",
     "all_layers",
     "apply_mask",
     "batch_size",

@@ -1,6 +1,8 @@
 """JAX: one compiled loop over micro-batches, loops that run until a condition holds, and sums over
 batches."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import keras
@@ -22,6 +24,11 @@ def scalar_of_microbatch_if(condition, function, dtype):
 def while_loop(cond, body, loop_vars):
     """`keras.ops.while_loop`, fast with convolutions in its body too."""
     return keras.ops.while_loop(cond, canonical_convolutions(body), loop_vars)
+
+
+def after(tensors):
+    """Returns the context of what is computed once the tensors are: any."""
+    return contextlib.nullcontext()
 
 
 def over_microbatches(body, initial_state, batch, size):

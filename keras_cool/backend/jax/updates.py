@@ -39,8 +39,8 @@ def _apply_stateless(optimizer, gradients, variables):
         variable.assign(value)
 
 
-def after(tensors):
-    """Returns the context of what is not to run where the tensors cannot be computed: any."""
+def writing_after(tensors):
+    """Returns the context in which nothing is written where the tensors cannot be computed: any."""
     return contextlib.nullcontext()
 
 

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_cool.backend.tensorflow.updates import after, number_of_replicas
+from keras_cool.backend.tensorflow.updates import number_of_replicas
 from keras_cool.keras_private import distribution_strategy
 
 
@@ -46,6 +46,13 @@ def while_loop(cond, body, loop_vars):
     context = tf.distribute.get_replica_context()
     results = context.merge_call(across_replicas, args=(cond, body, *loop_vars))
     return [values[tf.get_static_value(context.replica_id_in_sync_group)] for values in results]
+
+
+def after(tensors):
+    """Returns the context of what is computed once the tensors are, and not beside them; some may
+    be `None`."""
+    parts = [t.values if isinstance(t, tf.IndexedSlices) else t for t in tensors]
+    return tf.control_dependencies([t for t in parts if t is not None])
 
 
 def over_microbatches(body, initial_state, batch, size):

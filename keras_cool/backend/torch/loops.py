@@ -1,6 +1,7 @@
 """PyTorch: Python loops over micro-batches, loops that run until a condition holds, and sums over
 batches."""
 
+import contextlib
 from numbers import Number
 
 import keras
@@ -29,6 +30,11 @@ def _loop(cond, body, loop_vars):
 
 # `torch.compile` would compile it anew for every number.
 _steered_by_numbers = torch.compiler.disable(_loop)
+
+
+def after(tensors):
+    """Returns the context of what is computed once the tensors are: any."""
+    return contextlib.nullcontext()
 
 
 def over_microbatches(body, initial_state, batch, size):
