@@ -444,6 +444,23 @@ def _decay_in_context(optimizer, variables):
         return Writing._decay_of_keras(optimizer, variables)
 
 
+def calls_as_here():
+    """Returns a function that returns a context in which layers are called as here: in the same
+    mode, that of training or not."""
+    present = get_global_attribute("current_call_ctx")
+
+    @contextlib.contextmanager
+    def context():
+        outer = get_global_attribute("current_call_ctx")
+        set_global_attribute("current_call_ctx", present)
+        try:
+            yield
+        finally:
+            set_global_attribute("current_call_ctx", outer)
+
+    return context
+
+
 def without_gradients():
     """A context in which no gradients are taken, and `keras.remat` has nothing to do. What Keras
     does on TensorFlow fails in a graph where the function has keyword arguments."""
@@ -808,6 +825,7 @@ __all__ = [
     "batch_size",
     "batches_again",
     "call_in_order",
+    "calls_as_here",
     "can_be_read_again",
     "clip_gradients",
     "distribution_strategy",

@@ -443,8 +443,24 @@ def test_errors_of_compile(row_sparse, error, message):
         functional(row_sparse).fit(ids(9, 4), WEIGHTS[:, None], verbose=0)
 
 
+@pytest.mark.parametrize("index", [4, -5])
+def test_indices_outside_of_the_table_reach_no_row(index):
+    def dense():
+        return ops.convert_to_numpy(kc.RowSparse([index, 1], [[1.0], [2.0]], (4, 1)).dense())
+
+    if keras.backend.backend() == "jax":
+        np.testing.assert_array_equal(dense()[:, 0], [0, 2, 0, 0])
+    else:
+        with pytest.raises(Exception, match=r"(?i)index|indices"):
+            dense()
+
+
 def test_errors_of_shapes_and_indices():
     with pytest.raises(ValueError, match=r"are to have the shape \(2, 3\)"):
         kc.RowSparse([0, 1], np.ones((2, 4)), (5, 3))
+    with pytest.raises(ValueError, match=r"are to have the shape \(2, 1\)"):
+        kc.RowSparse([0, 1], [[1.0]], (4, 1))
+    with pytest.raises(ValueError, match="is that of the table, integers"):
+        kc.RowSparse([0, 1], [[1.0], [1.0]], (None, 1))
     with pytest.raises(TypeError, match="are integers"):
         kc.RowSparse([0.0, 1.0], np.ones((2, 3)), (5, 3))

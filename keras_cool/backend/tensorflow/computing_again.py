@@ -4,7 +4,12 @@ import tensorflow as tf
 from keras import tree
 from tensorflow.python.eager import record
 
-from keras_cool.keras_private import OverlayScope, held_value, without_gradients
+from keras_cool.keras_private import (
+    OverlayScope,
+    calls_as_here,
+    held_value,
+    without_gradients,
+)
 
 LOST = (
     "{path} is read in a part that TensorFlow differentiates by itself, and its gradient would be "
@@ -76,7 +81,7 @@ class PartsComputedAgain:
         variables = [scope.variables[place] for place in read]
         self._check(changed, losses)
 
-        flat = tree.flatten((args, kwargs))
+        flat, as_here = tree.flatten((args, kwargs)), calls_as_here()
         places = [i for i, x in enumerate(flat) if tf.is_tensor(x) and x.dtype.is_floating]
 
         def run_again(inputs):
@@ -86,7 +91,8 @@ class PartsComputedAgain:
                 again[place] = tensor
             args_again, kwargs_again = tree.pack_sequence_as((args, kwargs), again)
             at_start = [*zip(variables, values, strict=True), *changed]
-            with without_gradients(), OverlayScope(at_start):  # parts of the part are none
+            # Parts of the part are none.
+            with without_gradients(), as_here(), OverlayScope(at_start):
                 return function(*args_again, **kwargs_again)
 
         inputs = [scope.get_current_value(v) for v in variables] + [flat[i] for i in places]
