@@ -1,7 +1,7 @@
 """Trains a Wasserstein GAN with a gradient penalty on points of a spiral in the plane.
 
     KERAS_BACKEND=jax python examples/wgan_gp.py
-    KERAS_BACKEND=torch python examples/wgan_gp.py --critic-steps 3 --output runs/wgan_gp.png
+    KERAS_BACKEND=torch python examples/wgan_gp.py --critic-steps 5 --output runs/wgan_gp.png
 
 The critic scores points, real ones higher than generated ones. As long as its slope is at most 1,
 the difference of the mean scores is at most the Wasserstein distance, and the best critic reaches
@@ -186,6 +186,7 @@ def draw(watch, output):
         axes.scatter(*moment.points.T, s=7, color="tab:orange", label="generated points")
         axes.set(xlim=SIDE[[0, -1]], ylim=SIDE[[0, -1]], xticks=[], yticks=[], aspect="equal")
         axes.set_title(f"epoch {epoch}", fontsize=11)
+    planes[0].set_xlabel("darker: the critic takes it for more real")
     planes[0].legend(loc="lower left", fontsize=9)
     moments = watch.moments.values()
     curves.plot(epochs, [m.by_transport for m in moments], ".-", label="best transport (SciPy)")
@@ -210,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="for one of the generator; default: 5",
     )
     add("--penalty", metavar="P", type=positive, default=0.1, help="its weight; default: 0.1")
-    add("--epochs", metavar="N", type=count, default=90, help="default: 90")
+    add("--epochs", metavar="N", type=count, default=60, help="default: 60")
     add("--seed", metavar="S", type=seed, default=0, help="default: 0")
     add(
         "--output",
