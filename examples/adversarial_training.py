@@ -136,14 +136,16 @@ def as_words(digits):
 
 def build_parts(steps):
     """What embeds and what classifies: for PGD images as they are, for FGM embedded words."""
-    shape, embed = (64,), [keras.Input((64,)), layers.Identity()]
+    # What is attacked, and the logits, are float32 in mixed precision too.
+    shape, embed = (64,), [keras.Input((64,)), layers.Identity(dtype="float32")]
     if steps is None:
         # All embeddings have the same length: long ones would make the attack small.
-        unit = layers.LayerNormalization(epsilon=1e-6, center=False, scale=False)
+        unit = layers.LayerNormalization(epsilon=1e-6, center=False, scale=False, dtype="float32")
         shape = (64, WIDTH)
         embed = [keras.Input((64,), dtype="int32"), layers.Embedding(LEVELS, WIDTH), unit]
     hidden = [layers.Dense(128, activation="relu") for _ in range(2)]
-    classify = [keras.Input(shape), layers.Flatten(), *hidden, layers.Dense(10)]
+    last = layers.Dense(10, dtype="float32")
+    classify = [keras.Input(shape), layers.Flatten(), *hidden, last]
     return keras.Sequential(embed), keras.Sequential(classify)
 
 

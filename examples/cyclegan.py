@@ -81,7 +81,7 @@ def build_generator():
     """Makes an image of an image; each pixel depends on 11 x 11 pixels around it."""
     convolution = functools.partial(keras.layers.Conv2D, padding="same", activation="relu")
     hidden = [convolution(16, 3, dilation_rate=rate) for rate in (1, 2, 1)]
-    last = convolution(1, 3, activation="sigmoid")
+    last = convolution(1, 3, activation="sigmoid", dtype="float32")  # in mixed precision too
     return keras.Sequential([keras.Input((SIDE, SIDE, 1)), *hidden, last])
 
 
@@ -90,7 +90,8 @@ def build_critic():
     layers = []
     for filters in (16, 32):
         layers += [keras.layers.Conv2D(filters, 4, strides=2), keras.layers.LeakyReLU(0.2)]
-    return keras.Sequential([keras.Input((SIDE, SIDE, 1)), *layers, keras.layers.Conv2D(1, 3)])
+    last = keras.layers.Conv2D(1, 3, dtype="float32")
+    return keras.Sequential([keras.Input((SIDE, SIDE, 1)), *layers, last])
 
 
 def build_gan(cycle, updates, seed):
@@ -101,7 +102,7 @@ def build_gan(cycle, updates, seed):
     optimizer, *others = [keras.optimizers.Adam(rate, beta_1=0.5) for _ in nets]
     gan = CycleGAN(*nets, others, cycle)
     gan.compile(optimizer)
-    optimizer.build(gan.to_b.trainable_variables)  # it has no part in the other nets
+    gan.optimizer.build(gan.to_b.trainable_variables)  # it has no part in the other nets
     return gan
 
 

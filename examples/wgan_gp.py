@@ -81,7 +81,8 @@ class WassersteinGAN(kc.Model):
 def build_net(inputs, outputs):
     """A dense net with three hidden layers."""
     hidden = [keras.layers.Dense(128, activation="relu") for _ in range(3)]
-    return keras.Sequential([keras.Input((inputs,)), *hidden, keras.layers.Dense(outputs)])
+    last = keras.layers.Dense(outputs, dtype="float32")  # in mixed precision too
+    return keras.Sequential([keras.Input((inputs,)), *hidden, last])
 
 
 def build_gan(critic_steps, penalty, seed, decay_steps):

@@ -34,7 +34,7 @@ def with_nets(kind, nets, **compiled):
     optimizer, *others = [keras.optimizers.SGD(rate) for rate in RATES]
     gan = kind(*nets, others, cycle=3.0)
     gan.compile(optimizer, **compiled)
-    optimizer.build(gan.to_b.trainable_variables)
+    gan.optimizer.build(gan.to_b.trainable_variables)
     return gan
 
 
