@@ -79,7 +79,7 @@ class CycleGAN(kc.Model):
 
 def build_generator():
     """Makes an image of an image; each pixel depends on 11 x 11 pixels around it."""
-    convolution = functools.partial(keras.layers.Conv2D, padding="same", activation="relu")
+    convolution = functools.partial(keras.layers.Conv2D, padding="same", activation="leaky_relu")
     hidden = [convolution(16, 3, dilation_rate=rate) for rate in (1, 2, 1)]
     last = convolution(1, 3, activation="sigmoid", dtype="float32")  # in mixed precision too
     return keras.Sequential([keras.Input((SIDE, SIDE, 1)), *hidden, last])
