@@ -559,3 +559,20 @@ def test_a_gradient_in_closed_form_has_no_whole_batch():
     model.compile("sgd", loss="mse", microbatch_size=2, whole_batch_loss=True)
     with pytest.raises(ValueError, match="mean over micro-batches"):
         model.fit(np.ones((4, 1)), np.ones((4, 1)), verbose=0)
+
+
+def test_metrics_weigh_a_masked_output_as_keras_does():
+    """On JAX Keras' step hands masks to the loss and not to metrics, elsewhere to both."""
+    x = RNG.normal(size=(12, 5, 3)).astype("float32")
+    x[:, 3:][RNG.random((12, 2)) < 0.5] = 0
+    y = RNG.normal(size=(12, 5, 1)).astype("float32")
+    weights = RNG.random((12, 5)).astype("float32")
+    logs = []
+    for model_class, options in ((keras.Model, {}), (kc.Model, SPLIT | {"microbatch_size": 5})):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((5, 3))
+        model = model_class(inputs, layers.Dense(1)(layers.Masking()(inputs)))
+        model.compile("sgd", "mse", weighted_metrics=["mae"], **options)
+        logs.append(model.fit(x, y, 12, sample_weight=weights, verbose=0).history)
+    for name, values in logs[0].items():
+        assert logs[1][name] == pytest.approx(values, rel=1e-5)

@@ -11,6 +11,8 @@ from keras_cool.keras_private import OverlayScope
 densify = backend.gradients.densify
 # Whether what a layer assigns to a weight that is differentiated by holds after Keras' own step.
 KEEPS_ASSIGNED = backend.gradients.KEEPS_ASSIGNED
+# Whether outputs still have their Keras masks after Keras' own step has taken gradients.
+KEEPS_MASKS = backend.gradients.KEEPS_MASKS
 
 
 def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
@@ -164,4 +166,4 @@ def _describe(value: Any) -> str:
     return f"{value!r} of type {type(value).__name__}"
 
 
-__all__ = ["KEEPS_ASSIGNED", "densify", "value_and_grad", "value_and_grad_at"]
+__all__ = ["KEEPS_ASSIGNED", "KEEPS_MASKS", "densify", "value_and_grad", "value_and_grad_at"]

@@ -7,7 +7,7 @@ import keras
 from keras import ops, tree
 
 from keras_cool import backend
-from keras_cool.gradients import densify
+from keras_cool.gradients import KEEPS_MASKS, densify
 from keras_cool.keras_private import (
     LossesOfOneReplica,
     OverlayScope,
@@ -118,7 +118,9 @@ class TwoPasses(Evaluation):
                 gradients = _added_up(gradients, pulled_back, point)
         part = part._replace(loss=_of_this_replica(part.loss), gradients=gradients)
         if is_first:
-            nest = _with_masks(outputs.nest, outputs.masks)
+            nest = outputs.nest
+            if KEEPS_MASKS:  # by which Keras weights metrics, too
+                nest = _with_masks(nest, outputs.masks)
             part = part._replace(logs=self._summarised(self._batch, nest, part.loss))
         return part
 

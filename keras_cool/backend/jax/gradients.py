@@ -12,6 +12,7 @@ from keras_cool.backend.row_sparse import RowSparse, with_rows
 from keras_cool.keras_private import GatheringRows
 
 KEEPS_ASSIGNED = False
+KEEPS_MASKS = False
 
 
 def value_and_grad(objective, scope_at, tensors, tables=None):

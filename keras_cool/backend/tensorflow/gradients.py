@@ -17,6 +17,7 @@ from keras_cool.backend.tensorflow.rows import gathered
 from keras_cool.keras_private import ComputingAgain, ComputingMoments, GatheringRows, ResizingImages
 
 KEEPS_ASSIGNED = True
+KEEPS_MASKS = True
 
 
 def value_and_grad(objective, scope_at, tensors, tables=None):

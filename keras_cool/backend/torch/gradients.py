@@ -13,6 +13,7 @@ from keras_cool.backend.torch import transformed
 from keras_cool.keras_private import GatheringRows, get_keras_mask, set_keras_mask
 
 KEEPS_ASSIGNED = True
+KEEPS_MASKS = True
 
 
 def value_and_grad(objective, scope_at, tensors, tables=None):
