@@ -129,6 +129,43 @@ def benchmarks(session, backend):
         session.run("python", str(path), *arguments, env=environment(session, backend))
 
 
+PICTURES = Path("docs", "images")
+# What makes a run of an example a small one, unless it is `--epochs=1`.
+SMALLEST = {
+    "physics_informed": ["--evaluations=60", "--adam=20"],
+    "trajectories": ["--steps=4"],
+}
+
+
+@nox.session
+@backends
+def gallery(session, backend):
+    """The examples that draw a picture, or those named; `-- --quick` runs each as small as it goes.
+
+    JAX's pictures are those of the docs, and replaced; the other backends draw into runs/gallery/.
+    """
+    install(session, ".[examples]", BACKENDS[backend])
+    quick = "--quick" in session.posargs
+    folder = PICTURES if backend == "jax" and not quick else Path("runs", "gallery", backend)
+    drawing = {
+        path.stem: option for path in Path("examples").glob("*.py") if (option := draws(path))
+    }
+    named = [Path(a).stem for a in session.posargs if a != "--quick"]
+    if unknown := sorted(set(named) - set(drawing)):
+        session.error(f"No example draws a picture: {unknown}. There are {sorted(drawing)}.")
+    for name in named or sorted(drawing):
+        smallest = SMALLEST.get(name, ["--epochs=1"]) if quick else []
+        output = f"{drawing[name]}={folder / name}.png"
+        env = environment(session, backend)
+        session.run("python", f"examples/{name}.py", *smallest, output, env=env)
+
+
+def draws(script):
+    """The option of an example that names the file of its picture, or `None`."""
+    found = re.search(r'"(--[\w-]+)",\s*metavar="FILE\.png"', script.read_text(encoding="utf-8"))
+    return found and found[1]
+
+
 def install(session, *requirements, constraints=CONSTRAINTS):
     """Installs into the session's environment, at the pinned versions."""
     session.install("-c", str(constraints), *requirements)

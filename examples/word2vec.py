@@ -151,7 +151,7 @@ def train(text, arguments):
     progress = Progress(steps, arguments.epochs * len(text.ids))
     with pairs.made_ahead(pairs.batches(text, sampling, rng), 4 * STEPS_A_CALL) as made:
         data = ((batch,) for batch in made)
-        model.fit(data, steps_per_epoch=steps, callbacks=[progress], verbose=0)
+        model.fit(data, steps_per_epoch=steps, shuffle=False, callbacks=[progress], verbose=0)
     return ops.convert_to_numpy(model.vectors.embeddings)
 
 

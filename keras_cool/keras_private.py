@@ -1,5 +1,6 @@
 """All that is borrowed from Keras' private API; `tests/test_keras_private.py` guards each piece."""
 
+import contextlib
 import copy
 import functools
 import itertools
@@ -48,13 +49,17 @@ class OverlayScope(keras.StatelessScope):
     of tensors, which may be freed, and a call in an inner scope forgets those of the outer one.
 
     Attributes:
+        variables: List of the variables of the mapping.
         on_assigning: A function of the place of a variable in the mapping and of the value that it
             is assigned, which gives the value that it has from then on; or `None`.
+        on_reading: A function of the place of a variable in the mapping that is called where it is
+            read, or `None`.
         keeps_assigned: Boolean, whether `updates` has what variables of the mapping were assigned.
         others_read: Dictionary of the variables that were read and are not of the mapping, by id.
     """
 
     on_assigning = None
+    on_reading = None
     keeps_assigned = True
 
     def __init__(self, state_mapping=()):
@@ -63,7 +68,8 @@ class OverlayScope(keras.StatelessScope):
         self.others_read = {}
         self._assigned = {}
         self._added_losses = {}
-        self._mapped = {id(variable): i for i, (variable, _) in enumerate(state_mapping)}
+        self.variables = [variable for variable, _ in state_mapping]
+        self._mapped = {id(variable): i for i, variable in enumerate(self.variables)}
 
     def add_losses_of(self, layer, losses):
         """Notes the losses that a layer adds."""
@@ -89,6 +95,8 @@ class OverlayScope(keras.StatelessScope):
         value = super().get_current_value(variable)
         if id(variable) not in self._mapped:
             self.others_read[id(variable)] = variable
+        elif self.on_reading is not None:
+            self.on_reading(self._mapped[id(variable)])
         if value is None and self.original_scope is not None:
             return self.original_scope.get_current_value(variable)
         return value
@@ -385,6 +393,80 @@ class ResizingImages(_InPlaceOfKeras):
         return resize(cls._of_keras, *args, **kwargs)
 
 
+class ComputingAgain(_InPlaceOfKeras):
+    """A context in which `keras.remat` is a function of one's own, of the function whose tensors
+    are to be computed again in the backward pass."""
+
+    _of_keras = staticmethod(keras_backend.core.remat)
+
+    def _put_in(self):
+        keras_backend.core.remat = self._remat
+
+    def _take_out(self):
+        keras_backend.core.remat = ComputingAgain._of_keras
+
+    @classmethod
+    def _remat(cls, function):
+        return (cls._innermost() or cls._of_keras)(function)
+
+
+class Writing(_InPlaceOfKeras):
+    """A context in which Keras on TensorFlow assigns to its variables, and decays weights, inside
+    of the context that a function of one's own returns."""
+
+    _of_keras: Any = keras_backend.Variable._direct_assign
+    _optimizer: Any = next(
+        c for c in keras.optimizers.Optimizer.__mro__ if "_apply_weight_decay" in vars(c)
+    )
+    _decay_of_keras: Any = _optimizer._apply_weight_decay
+
+    def _put_in(self):
+        keras_backend.Variable._direct_assign = _assign_in_context
+        Writing._optimizer._apply_weight_decay = _decay_in_context
+
+    def _take_out(self):
+        keras_backend.Variable._direct_assign = Writing._of_keras
+        Writing._optimizer._apply_weight_decay = Writing._decay_of_keras
+
+    @classmethod
+    def context(cls):
+        """The context in which to write."""
+        return (cls._innermost() or contextlib.nullcontext)()
+
+
+def _assign_in_context(variable, value):
+    with Writing.context():
+        return Writing._of_keras(variable, value)
+
+
+def _decay_in_context(optimizer, variables):
+    with Writing.context():
+        return Writing._decay_of_keras(optimizer, variables)
+
+
+def calls_as_here():
+    """Returns a function that returns a context in which layers are called as here: in the same
+    mode, that of training or not."""
+    present = get_global_attribute("current_call_ctx")
+
+    @contextlib.contextmanager
+    def context():
+        outer = get_global_attribute("current_call_ctx")
+        set_global_attribute("current_call_ctx", present)
+        try:
+            yield
+        finally:
+            set_global_attribute("current_call_ctx", outer)
+
+    return context
+
+
+def without_gradients():
+    """A context in which no gradients are taken, and `keras.remat` has nothing to do. What Keras
+    does on TensorFlow fails in a graph where the function has keyword arguments."""
+    return ComputingAgain(lambda function: function)
+
+
 def promote_to_float64():
     """Ends Keras' cast of float64 results down to float32, for the whole process.
 
@@ -432,7 +514,8 @@ def batch_size(x):
 
 def symbolic_build(model, iterator=None, data_batch=None):
     """Creates the variables of model, metrics, loss and optimizer without running a step."""
-    model._symbolic_build(iterator=iterator, data_batch=data_batch)
+    with without_gradients():
+        model._symbolic_build(iterator=iterator, data_batch=data_batch)
 
 
 def eager_build(model, data):
@@ -724,6 +807,7 @@ def set_compiled_optimizer(model, optimizer):
 
 
 __all__ = [
+    "ComputingAgain",
     "ComputingMoments",
     "Functional",
     "GatheringRows",
@@ -735,11 +819,13 @@ __all__ = [
     "ReducingLosses",
     "ResizingImages",
     "Trainer",
+    "Writing",
     "all_layers",
     "apply_mask",
     "batch_size",
     "batches_again",
     "call_in_order",
+    "calls_as_here",
     "can_be_read_again",
     "clip_gradients",
     "distribution_strategy",
@@ -787,4 +873,5 @@ __all__ = [
     "variable_index",
     "variable_layout",
     "velocities",
+    "without_gradients",
 ]

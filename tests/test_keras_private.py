@@ -1,5 +1,6 @@
 """Each thing that is borrowed from Keras' private API: a failure here names what Keras moved."""
 
+import contextlib
 import inspect
 import threading
 
@@ -786,3 +787,68 @@ def test_functions_of_steps_are_made_by_the_method_that_is_overridden(model):
     model.run_eagerly = True
     model.make_train_function(force=True)
     assert given[1] == model.train_step
+
+
+def test_computing_again_takes_the_place_of_keras_own():
+    calls = []
+
+    def again(function):
+        calls.append(function)
+        return function
+
+    with keras_private.ComputingAgain(again):
+        assert keras.remat(abs) is abs
+        with keras.RematScope(mode="full"):
+            keras.layers.Dense(1)(keras.ops.ones((1, 2)))
+    assert len(calls) == 2
+    with keras_private.without_gradients():
+        assert keras.remat(abs) is abs
+    assert keras.remat(abs) is not abs
+
+
+def test_layers_are_called_in_the_mode_of_another_place():
+    modes, contexts = [], []
+
+    class Mode(keras.layers.Layer):
+        def call(self, x, training=None):
+            modes.append(training)
+            return x
+
+    class Outer(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.mode = Mode()
+
+        def call(self, x, training=None):
+            contexts.append(keras_private.calls_as_here())
+            return self.mode(x)
+
+    outer = Outer()
+    outer(keras.ops.ones((1, 1)), training=True)
+    with contexts[-1]():
+        outer.mode(keras.ops.ones((1, 1)))
+    outer.mode(keras.ops.ones((1, 1)))
+    assert modes[-3:-1] == [True, True]
+    assert not modes[-1]
+
+
+@pytest.mark.backend("tensorflow")
+def test_writing_takes_the_place_of_keras_own():
+    entered = []
+
+    @contextlib.contextmanager
+    def context():
+        entered.append(True)
+        yield
+
+    variable = keras.Variable([1.0])
+    optimizer = keras.optimizers.SGD(0.1, weight_decay=0.1)
+    optimizer.build([variable])
+    with keras_private.Writing(context):
+        variable.assign([2.0])
+        assert len(entered) == 1
+        optimizer.apply([keras.ops.zeros((1,))], [variable])
+        assert len(entered) >= 3  # the decay, and the count of the steps
+    count = len(entered)
+    variable.assign([3.0])
+    assert len(entered) == count

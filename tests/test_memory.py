@@ -1,6 +1,7 @@
 """How many copies of the parameters a step holds at most, counted while it runs eagerly."""
 
 import gc
+import time
 
 import keras
 import pytest
@@ -95,3 +96,34 @@ def test_copies_of_a_compiled_step(name):
 
     method = getattr(kc.optimizers, name.split("-")[0])(0.1, **COPIES[name][0])
     assert planned_copies(method, layers=1) < COMPILED[name] + 0.5
+
+
+@pytest.mark.backend("tensorflow")
+@pytest.mark.parametrize("options", [{}, {"whole_batch_loss": True}])
+def test_micro_batches_run_one_after_another(options):
+    """In a graph, what does not wait runs at once, and is in memory together."""
+    import tensorflow as tf
+
+    events = []
+
+    def note(event, seconds):
+        def function(x):
+            time.sleep(seconds)
+            events.append(event)
+            return x
+
+        # Stateless, so that TensorFlow does not put the calls in an order by itself.
+        return lambda x: tf.numpy_function(function, [x], x.dtype, stateful=False)
+
+    @tf.custom_gradient
+    def noted(x):
+        forward, backward = note("forward", 0), note("backward", 0.1)
+        return tf.ensure_shape(forward(x), x.shape), lambda g: tf.ensure_shape(backward(g), x.shape)
+
+    inputs = keras.Input((3,))
+    hidden = keras.layers.Lambda(noted, output_shape=(4,))(keras.layers.Dense(4)(inputs))
+    model = kc.Model(inputs, keras.layers.Dense(1)(hidden))
+    model.compile("sgd", "mse", microbatch_size=2, jit_compile=False, **options)
+    model.train_on_batch(ops.ones((8, 3)), ops.ones((8, 1)))
+    passes = ["forward"] * 4 if options else []
+    assert events == [*passes, *["forward", "backward"] * 4]

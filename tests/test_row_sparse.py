@@ -65,15 +65,51 @@ def test_rows_alone_equal_the_dense_update(name, kind):
         {"jit_compile": True},
         {"row_sparse": ["second"]},
         {"microbatch_size": 6},
+        {"microbatch_size": 6, "jit_compile": True},
+        {"microbatch_size": 6, "run_eagerly": True},
     ],
     ids=str,
 )
-@pytest.mark.filterwarnings("ignore:The gradients of embedding tables")
+@pytest.mark.filterwarnings("error:The gradients of embedding tables")
 def test_ways_to_compile(options):
     expected = dense(SkipGram, keras.optimizers.Adagrad(0.1), fits=2)
     options = {"row_sparse": True, **options}
     model = trained(SkipGram, keras.optimizers.Adagrad(0.1), AUTODIFF, fits=2, **options)
     assert_same_weights(model, expected, 1e-6)
+
+
+@pytest.mark.filterwarnings("error:The gradients of embedding tables")
+@pytest.mark.parametrize("attributes", [AUTODIFF, BY_ROWS], ids=["autodiff", "closed form"])
+def test_micro_batches_join_their_rows(attributes):
+    """Rows that several micro-batches read count as one for an optimizer that is not linear, and
+    the other rows stay. A batch of 16 ends in a micro-batch of 4."""
+    models = []
+    for microbatch_size in (6, None):
+        model = make(SkipGram, kc.Model, **attributes)
+        model.compile(
+            kc.optimizers.LazyAdam(0.1, global_clipnorm=0.01),
+            loss=SkipGram.loss,
+            row_sparse=True,
+            microbatch_size=microbatch_size,
+        )
+        model.fit(*SkipGram.data(), 16, verbose=0, shuffle=False, sample_weight=WEIGHTS)
+        models.append(model)
+    assert_same_weights(*models, 1e-6)
+
+
+@pytest.mark.parametrize("make_optimizer", [OPTIMIZERS["sgd"], lambda: kc.optimizers.LazyAdam(0.1)])
+def test_a_gradient_that_is_not_finite_reaches_no_row(make_optimizer):
+    model = make(SkipGram, kc.Model, **AUTODIFF)
+    model.compile(make_optimizer(), loss=SkipGram.loss, row_sparse=True, microbatch_size=6)
+    x, y = SkipGram.data()
+    model.fit(x, y, 16, verbose=0)
+    before = [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
+    bad = np.ones(len(y), "float32")
+    bad[3] = np.nan
+    model.fit(x, y, len(y), verbose=0, sample_weight=bad)
+    after = [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_the_gradient_by_plain_keras_is_the_same():
@@ -182,12 +218,16 @@ def test_negative_indices_count_from_the_end():
         (lambda: keras.optimizers.Adagrad(0.1, use_ema=True), {}, "`use_ema` of Adagrad"),
         (lambda: kc.optimizers.Accumulate("sgd", 2), {}, "Accumulate adds up"),
         (lambda: kc.optimizers.Heun(0.1), {}, "Heun combines"),
-        (lambda: keras.optimizers.SGD(0.1), {"microbatch_size": 6}, "micro-batches are added up"),
+        (
+            lambda: keras.optimizers.SGD(0.1),
+            {"microbatch_size": 6, "whole_batch_loss": True},
+            "two passes of `whole_batch_loss`",
+        ),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
 def test_others_get_dense_gradients_and_one_warning(make_optimizer, options, reason):
-    expected = dense(SkipGram, make_optimizer(), **options)
+    expected = dense(SkipGram, make_optimizer())
     with pytest.warns(UserWarning, match="The gradients of embedding tables") as warned:
         model = trained(SkipGram, make_optimizer(), AUTODIFF, row_sparse=True, **options)
     told = [str(w.message) for w in warned if "embedding tables" in str(w.message)]
@@ -347,14 +387,20 @@ def test_float64(float64):
 
 
 @pytest.mark.backend("jax")
-def test_the_table_is_updated_in_place():
+@pytest.mark.parametrize("microbatch_size", [None, 6])
+def test_the_table_is_updated_in_place(microbatch_size):
     """A step of a table of 20 MB needs less memory than that, and gives its buffer back."""
     import jax
 
     large, width = 80_000, 64
     model = make(SkipGram, kc.Model, **AUTODIFF)
     model.first, model.second = table("a", large, width), table("b", large, width)
-    model.compile(keras.optimizers.Adagrad(0.1), loss=SkipGram.loss, row_sparse=True)
+    model.compile(
+        keras.optimizers.Adagrad(0.1),
+        loss=SkipGram.loss,
+        row_sparse=True,
+        microbatch_size=microbatch_size,
+    )
     model.optimizer.build(model.trainable_variables)
     (x, y) = SkipGram.data()
     model._symbolic_build(data_batch=(x, y))
@@ -366,7 +412,8 @@ def test_the_table_is_updated_in_place():
 
 
 @pytest.mark.backend("jax")
-def test_on_several_devices():
+@pytest.mark.parametrize("microbatch_size", [None, 2])
+def test_on_several_devices(microbatch_size):
     distribution = keras.distribution.DataParallel(
         devices=keras.distribution.list_devices(), auto_shard_dataset=False
     )
@@ -375,6 +422,7 @@ def test_on_several_devices():
         keras.distribution.set_distribution(distribution if spread else None)
         try:
             model = functional(True, keras.optimizers.Adagrad(0.1))
+            model.microbatch_size = microbatch_size if spread else None
             model.fit(ids(9, 4)[:40], WEIGHTS[:40, None], 20, verbose=0, shuffle=False)
         finally:
             keras.distribution.set_distribution(None)
@@ -395,8 +443,24 @@ def test_errors_of_compile(row_sparse, error, message):
         functional(row_sparse).fit(ids(9, 4), WEIGHTS[:, None], verbose=0)
 
 
+@pytest.mark.parametrize("index", [4, -5])
+def test_indices_outside_of_the_table_reach_no_row(index):
+    def dense():
+        return ops.convert_to_numpy(kc.RowSparse([index, 1], [[1.0], [2.0]], (4, 1)).dense())
+
+    if keras.backend.backend() == "jax":
+        np.testing.assert_array_equal(dense()[:, 0], [0, 2, 0, 0])
+    else:
+        with pytest.raises(Exception, match=r"(?i)index|indices"):
+            dense()
+
+
 def test_errors_of_shapes_and_indices():
     with pytest.raises(ValueError, match=r"are to have the shape \(2, 3\)"):
         kc.RowSparse([0, 1], np.ones((2, 4)), (5, 3))
+    with pytest.raises(ValueError, match=r"are to have the shape \(2, 1\)"):
+        kc.RowSparse([0, 1], [[1.0]], (4, 1))
+    with pytest.raises(ValueError, match="is that of the table, integers"):
+        kc.RowSparse([0, 1], [[1.0], [1.0]], (None, 1))
     with pytest.raises(TypeError, match="are integers"):
         kc.RowSparse([0.0, 1.0], np.ones((2, 3)), (5, 3))

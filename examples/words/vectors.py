@@ -59,9 +59,11 @@ def principal(vectors: np.ndarray) -> np.ndarray:
 
 def draw(vectors: np.ndarray, vocabulary: list[str], groups: list[list[int]], output: Path) -> None:
     """Draws groups of words, the first of each in bold, by the principal components of all."""
-    from matplotlib.figure import Figure  # without pyplot: it draws with Agg, on any machine
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # without pyplot: on any machine
 
     figure = Figure(figsize=(8, 6), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
     points = principal(vectors[[word for group in groups for word in group]])
     axes.set(xticks=[], yticks=[], xlabel="first principal component", ylabel="second")
@@ -75,7 +77,7 @@ def draw(vectors: np.ndarray, vocabulary: list[str], groups: list[list[int]], ou
         start += len(group)
         sizes = [70] + [22] * (len(group) - 1)
         axes.scatter(*of_group.T, s=sizes, color=f"C{number}")
-        for i, (word, point) in enumerate(zip(group, of_group)):
+        for i, (word, point) in enumerate(zip(group, of_group, strict=True)):
             label = axes.annotate(
                 vocabulary[word],
                 point,
@@ -85,7 +87,7 @@ def draw(vectors: np.ndarray, vocabulary: list[str], groups: list[list[int]], ou
                 fontsize=13 if i == 0 else 10,
                 fontweight="bold" if i == 0 else "normal",
             )
-            box = label.get_window_extent(figure.canvas.get_renderer())
+            box = label.get_window_extent(canvas.get_renderer())
             x, y = axes.transData.transform(point)
             offset = _free_place(x, y, box.width, box.height, obstacles)
             label.set_position(offset)
@@ -104,9 +106,9 @@ def _free_place(x, y, width, height, obstacles):
             center *= distance + np.array([width, height]) / 2
             left, bottom = center - np.array([width, height]) / 2
             covered = sum(
-                max(0, min(x + left + width, r) - max(x + left, l))
-                * max(0, min(y + bottom + height, t) - max(y + bottom, b))
-                for l, b, r, t in obstacles
+                max(0, min(x + left + width, right) - max(x + left, x_of))
+                * max(0, min(y + bottom + height, top) - max(y + bottom, y_of))
+                for x_of, y_of, right, top in obstacles
             )
             if best is None or covered < best[0]:
                 best = covered, (left, bottom)

@@ -1,5 +1,7 @@
 """`RowSparse`: the gradient of a table of which a few rows were read."""
 
+from numbers import Integral
+
 import keras
 from keras import ops
 
@@ -37,8 +39,13 @@ class RowSparse:
     def __init__(self, indices, values, shape):
         indices, values = ops.convert_to_tensor(indices), ops.convert_to_tensor(values)
         shape = tuple(shape)
+        if not shape or not all(isinstance(size, Integral) for size in shape):
+            raise ValueError(
+                "The shape of a RowSparse gradient is that of the table, integers, for example "
+                f"`layer.embeddings.shape`. It was given {shape}."
+            )
         rank = len(indices.shape)
-        if not shape or tuple(values.shape[rank:]) != shape[1:] or len(values.shape) < rank:
+        if not _fit(tuple(values.shape), (*indices.shape, *shape[1:])):
             raise ValueError(
                 "The values of a RowSparse gradient have the shape of the indices and then that of "
                 f"a row. It was given indices of shape {tuple(indices.shape)}, values of shape "
@@ -52,7 +59,8 @@ class RowSparse:
             raise TypeError(f"The indices of a RowSparse gradient are integers. They were {kind}.")
         if kind not in ("int32", "int64"):
             indices = ops.cast(indices, "int32")
-        self.indices = ops.where(indices < 0, indices + shape[0], indices)
+        indices = ops.where(indices < 0, indices + shape[0], indices)
+        self.indices = ops.where(indices < 0, shape[0], indices)  # past the end too
         self.values, self.shape = values, shape
 
     @property
@@ -77,6 +85,13 @@ class RowSparse:
     def __repr__(self):
         count = self.indices.shape[0]
         return f"<RowSparse gradient of shape {self.shape} with {count} rows>"
+
+
+def _fit(shape, expected):
+    """Whether two shapes are the same as far as they are known."""
+    return len(shape) == len(expected) and all(
+        a == b for a, b in zip(shape, expected, strict=True) if a is not None and b is not None
+    )
 
 
 def concatenated(parts, shape):

@@ -193,7 +193,7 @@ class Accumulate(OptimizerWrapper, Accumulator):
         pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
         present = [v for _, v in pairs]
         self._check_gradients(present, given)
-        with backend.updates.after([g for g, _ in pairs]):
+        with backend.updates.writing_after([g for g, _ in pairs]):
             self._take_in(batch, given, pairs)
 
     def _take_in(self, batch, given, pairs):

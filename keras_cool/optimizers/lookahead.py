@@ -84,7 +84,7 @@ class Lookahead(OptimizerWrapper):
         """
         if not self.built:
             self.build(list(trainable_variables))
-        with backend.updates.after([g for g in grads if g is not None]):
+        with backend.updates.writing_after([g for g in grads if g is not None]):
             backend.updates.apply_if(self._taken.value == 0, self._start)
             self.inner_optimizer.apply(grads, trainable_variables)
             taken = self._taken.value + 1

@@ -109,9 +109,9 @@ class Compilation(ModelBase):
                 gradients of the tables of these layers, of all of them if `True`, are then
                 `keras_cool.RowSparse`, and an optimizer that can do so updates the rows of the
                 batch alone: Keras' SGD without momentum and Adagrad,
-                `keras_cool.optimizers.LazyAdam` and `LazyMomentum`. Under others, and with
-                `microbatch_size`, gradients are dense, of which a warning tells. Defaults to
-                `False`.
+                `keras_cool.optimizers.LazyAdam` and `LazyMomentum`. Under others, and in
+                micro-batches with `whole_batch_loss`, gradients are dense, of which a warning
+                tells. Defaults to `False`.
             **kwargs: As for `keras.Model.compile`.
 
         Raises:

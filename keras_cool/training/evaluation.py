@@ -10,7 +10,12 @@ from keras import ops
 from keras_cool import backend
 from keras_cool.backend.row_sparse import RowSparse
 from keras_cool.gradients import KEEPS_ASSIGNED, densify, value_and_grad_at
-from keras_cool.keras_private import GatheringRows, OverlayScope, is_seed_state
+from keras_cool.keras_private import (
+    GatheringRows,
+    OverlayScope,
+    is_seed_state,
+    without_gradients,
+)
 from keras_cool.training.fingerprint import fingerprint
 from keras_cool.training.loss_shares import (
     ALL,
@@ -112,14 +117,18 @@ class Evaluation:
         self._others_read = {}  # what the loss read besides the variables, by id
         self._random_numbers = backend.snapshots.SameRandomNumbers()
 
-    def __call__(self, point):
+    def __call__(self, point, by_rows=False):
         """Returns `(loss, gradients)` at `point`, a list of tensors shaped like the variables.
 
-        The gradients are dense tensors, zeros where the loss does not depend on a variable. Under
-        a distribution strategy loss and gradients are those of the whole batch, all replicas.
+        The gradients are dense tensors, zeros where the loss does not depend on a variable, but
+        `RowSparse` ones if they are asked for `by_rows`. Under a distribution strategy loss and
+        gradients are those of the whole batch, all replicas.
         """
         loss, gradients = self.of_replica(point)
-        gradients = [densify(g, p) for g, p in zip(gradients, point, strict=True)]
+        gradients = [
+            g if by_rows and isinstance(g, RowSparse) else densify(g, p)
+            for g, p in zip(gradients, point, strict=True)
+        ]
         return backend.updates.sum_over_replicas(loss, gradients)
 
     def of_each_part(self, point, displace):
@@ -319,7 +328,8 @@ class Evaluation:
             with repeatable, OverlayScope() as scope:
                 (_, results), gradients = gradients_at([*point, *given])
         else:
-            with OverlayScope(zip(self.variables, point, strict=True)) as scope:
+            at_point = zip(self.variables, point, strict=True)
+            with without_gradients(), OverlayScope(at_point) as scope:
                 scope.keeps_assigned = KEEPS_ASSIGNED
                 if self._objective.closed_form is not None:
                     (_, results), _ = gradients_at(point)
@@ -372,11 +382,12 @@ class Evaluation:
         for variable, value in scope.updates:
             variable.assign(value)
         replicas = backend.updates.number_of_replicas()  # whose losses are added up
-        if share is not None or replicas > 1:
+        if replicas > 1:
             gradients = [
                 densify(g, p) if isinstance(g, RowSparse) else g
                 for g, p in zip(gradients, point, strict=True)
             ]
+        if share is not None or replicas > 1:
             weight = (1.0 if share is None else share) / replicas
             gradients = _by_factor(gradients, weight, ops.multiply)
         loss = loss / replicas if replicas > 1 else loss
@@ -388,9 +399,9 @@ class Evaluation:
 
         def body(state, microbatch, share):
             losses = LossShare(share, sums=ALL)
-            with OverlayScope(zip(self.variables, point, strict=True)):
+            with without_gradients(), OverlayScope(zip(self.variables, point, strict=True)):
                 self._loss_of(pack(microbatch), losses)
-            return losses.normalisers, [], [], []
+            return losses.normalisers, [], [], [], []
 
         return backend.loops.over_microbatches(body, list, tensors, self._microbatch_size)[0]
 
@@ -418,7 +429,7 @@ class Evaluation:
 
     def _sample_dimensions(self, point):
         def run(batch, losses):
-            with OverlayScope(zip(self.variables, point, strict=True)):
+            with without_gradients(), OverlayScope(zip(self.variables, point, strict=True)):
                 _, outputs = self._loss_of(batch, losses)
             return self._objective.aux(outputs) if self._objective.aux else None
 

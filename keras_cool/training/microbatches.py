@@ -7,6 +7,7 @@ import keras
 from keras import ops, tree
 
 from keras_cool import backend
+from keras_cool.backend.row_sparse import RowSparse
 from keras_cool.gradients import densify
 from keras_cool.keras_private import OverlayScope
 from keras_cool.training.loss_shares import BatchWeight
@@ -65,8 +66,9 @@ def in_microbatches(compute, tensors, pack, size, like, are_rows):
     """Computes a batch one micro-batch after another, with the memory of one.
 
     Each micro-batch goes on from the state in which the one before left seeds, layer state and
-    metrics. Gradients, losses and scalars in `aux` are added up; the other tensors in `aux` have
-    the samples as their first dimension, and are joined. The logs are those of the last one.
+    metrics. Gradients, losses and scalars in `aux` are added up, those that are `RowSparse` by
+    joining their rows; the other tensors in `aux` have the samples as their first dimension, and
+    are joined. The logs are those of the last one.
 
     Args:
         compute: A function `compute(microbatch, share)` that returns a `Part`. `share` is the
@@ -83,6 +85,7 @@ def in_microbatches(compute, tensors, pack, size, like, are_rows):
     """
     assigned = []
     missing = [True] * len(like)
+    shapes: list = []  # of the tables whose gradients are row-sparse, and `None` for the others
     template: list[Part] = []  # what a micro-batch gave; no tensor, which would leave the loop
 
     def body(state, microbatch, share):
@@ -90,8 +93,13 @@ def in_microbatches(compute, tensors, pack, size, like, are_rows):
             part = compute(pack(microbatch), share)
         _note_assigned(assigned, scope, is_first=not template)
         missing[:] = [m and g is None for m, g in zip(missing, part.gradients, strict=True)]
-        scalars, rows = _split_aux(part.aux, microbatch[0], are_rows)
-        sums = [densify(g, p) for g, p in zip(part.gradients, like, strict=True)]
+        scalars, outputs = _split_aux(part.aux, microbatch[0], are_rows)
+        shapes[:] = [_shape_of_table(g) for g in part.gradients]
+        pairs = zip(part.gradients, like, strict=True)
+        sums = [densify(g, p) for g, p in pairs if not isinstance(g, RowSparse)]
+        rows = [
+            t for g in part.gradients if isinstance(g, RowSparse) for t in (g.indices, g.values)
+        ]
         sums += [s * ops.cast(share, s.dtype) for s in [part.loss, *scalars]]
         sums += part.measured
         if part.weight.divisor is not None:
@@ -107,25 +115,29 @@ def in_microbatches(compute, tensors, pack, size, like, are_rows):
             )
         ]
         state = [scope.get_current_value(v) for v in assigned]
-        return [wide(s) for s in sums], state, rows, _tensors(part.logs)
+        return [wide(s) for s in sums], state, outputs, rows, _tensors(part.logs)
 
     def state():
         return [v.value for v in assigned]
 
-    sums, new_state, rows, logs = backend.loops.over_microbatches(body, state, tensors, size)
+    sums, new_state, outputs, rows, logs = backend.loops.over_microbatches(
+        body, state, tensors, size
+    )
     for variable, value in zip(assigned, new_state, strict=True):
         variable.assign(value)
     last = template[0]
     divisor = None if last.weight.divisor is None else sums.pop()
     measured = [sums.pop() for _ in last.measured][::-1]
+    sums, rows = iter(sums), iter(rows)
     gradients = [
-        None if absent else ops.cast(g, p.dtype)
-        for g, p, absent in zip(sums, like, missing, strict=False)
+        RowSparse(next(rows), next(rows), shape) if shape else ops.cast(next(sums), p.dtype)
+        for shape, p in zip(shapes, like, strict=True)
     ]
-    loss, *scalars = sums[len(like) :]
+    gradients = [None if absent else g for g, absent in zip(gradients, missing, strict=True)]
+    loss, *scalars = sums
     return Part(
         loss,
-        _joined_aux(last.aux, scalars, rows),
+        _joined_aux(last.aux, scalars, outputs),
         _with_tensors(last.logs, logs),
         gradients,
         last.weight._replace(divisor=divisor),
@@ -157,6 +169,10 @@ def _check(tensors):
             f"tensor. It has the shapes {shapes}. Give them the same first dimension, or compile "
             "without `microbatch_size`."
         )
+
+
+def _shape_of_table(gradient):
+    return gradient.shape if isinstance(gradient, RowSparse) else None
 
 
 def _note_assigned(assigned, scope, is_first):

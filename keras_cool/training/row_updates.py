@@ -63,8 +63,8 @@ class RowSparseTables:
         return [layer for layer in layers if layer.name in self.choice]
 
     def _why_dense(self, model):
-        if model.microbatch_size is not None:
-            return "the gradients of micro-batches are added up"
+        if model.whole_batch_loss and model.microbatch_size is not None:
+            return "the gradients of the two passes of `whole_batch_loss` are added up"
         if backend.updates.number_of_replicas() > 1:
             return "the gradients of several replicas are added up"
         method = gradient_estimator(model.optimizer)
@@ -114,8 +114,7 @@ def warn_of_dense(reason, of):
     _WARNED.add(of)
     warnings.warn(
         f"The gradients of embedding tables are made dense, since {reason}. Optimizers that update "
-        f"the rows of a batch alone are {ROW_WISE}, without {', '.join(OF_ALL_ROWS[:-1])} and "
-        "without `microbatch_size`.",
+        f"the rows of a batch alone are {ROW_WISE}, without {', '.join(OF_ALL_ROWS[:-1])}.",
         stacklevel=2,
     )
 

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_cool import backend
+from keras_cool.backend.row_sparse import RowSparse
 from keras_cool.keras_private import OverlayScope
 from keras_cool.optimizer_roles import GradientEstimator, accumulators, check_built_on
 
@@ -31,8 +32,7 @@ class SingleGradient(GradientEstimator):
         return [self._skipped_steps]
 
     def estimate_gradient(self, evaluate, point):
-        _, gradients = evaluate(point)
-        return gradients
+        return evaluate(point, by_rows=True)[1]
 
     def count(self, gradient_evaluations, finite):
         self.has_counted = True
@@ -68,7 +68,9 @@ def take_step(model, evaluation, method):
     with OverlayScope() as scope:
         estimate = _checked_estimate(method, method.estimate_gradient(evaluation, point), point)
         estimate = [e.value if isinstance(e, keras.Variable) else e for e in estimate]
-    finite = backend.updates.all_finite(estimate)
+    finite = backend.updates.all_finite(
+        [e.values if isinstance(e, RowSparse) else e for e in estimate]
+    )
     observed = estimate if evaluation.observed is None else evaluation.observed
     model.step_hooks.events.gradients(observed, variables, of_all_replicas=True)
     replicas = backend.updates.number_of_replicas()

@@ -113,7 +113,7 @@ class TwoPasses(Evaluation):
             ]
             if any(c is not None for c in cotangents):
                 # Its first micro-batch would run beside the first pass, in a graph.
-                with backend.updates.after(cotangents), again, OverlayScope(before):
+                with backend.loops.after(cotangents), again, OverlayScope(before):
                     pulled_back = self._pulled_back(point, cotangents)
                 gradients = _added_up(gradients, pulled_back, point)
         part = part._replace(loss=_of_this_replica(part.loss), gradients=gradients)

@@ -1,10 +1,16 @@
-"""The scripts of `examples/`: imported, and run with what they print and compute to be seen."""
+"""The scripts of `examples/`: imported, and run with what they print and compute to be seen.
+
+Their steps written by hand for the backend in use, `benchmarks/by_hand/`, are imported here too.
+"""
 
 import contextlib
 import importlib.util
 import io
 import sys
 from pathlib import Path
+
+import keras
+import numpy as np
 
 FOLDER = Path(__file__).parents[2] / "examples"
 
@@ -27,3 +33,21 @@ def printed_and_computed(module, function, options):
     finally:
         setattr(module, function, original)
     return printed.getvalue(), seen[0]
+
+
+def step_by_hand(name):
+    """The class of `benchmarks/by_hand/` that has the step of the example of that name."""
+    return importlib.import_module(f"by_hand.{name}_{keras.backend.backend()}").Model
+
+
+def weights_after(model, *data, steps=5, batch_size=8, **options):
+    """The trainable weights, in NumPy, after so many steps of `fit` on batches in their order."""
+    part = [x[: steps * batch_size] for x in data]
+    model.fit(*part, batch_size=batch_size, shuffle=False, verbose=0, **options)
+    return [keras.ops.convert_to_numpy(v.value) for v in model.trainable_variables]
+
+
+def assert_alike(found, expected, rtol):
+    """Weights agree, relative to the largest of each."""
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=rtol * np.abs(other).max())

@@ -1,6 +1,8 @@
 """JAX: one compiled loop over micro-batches, loops that run until a condition holds, and sums over
 batches."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import keras
@@ -24,6 +26,11 @@ def while_loop(cond, body, loop_vars):
     return keras.ops.while_loop(cond, canonical_convolutions(body), loop_vars)
 
 
+def after(tensors):
+    """Returns the context of what is computed once the tensors are: any."""
+    return contextlib.nullcontext()
+
+
 def over_microbatches(body, initial_state, batch, size):
     """Runs `body` on one micro-batch after another and adds up what it gives.
 
@@ -31,17 +38,18 @@ def over_microbatches(body, initial_state, batch, size):
     a time, so that no sample changes its device.
 
     Args:
-        body: A function `body(state, microbatch, share)` that returns `(sums, state, outputs,
+        body: A function `body(state, microbatch, share)` that returns `(sums, state, outputs, rows,
             last)`, lists of tensors. `share` is the micro-batch's share of the samples. `outputs`
-            have the micro-batch's samples as their first dimension.
+            have the micro-batch's samples as their first dimension; that of `rows` is any, and they
+            are joined in any order.
         initial_state: A function that gives the state to start from, called after a first, abstract
             run of `body` with whatever it gives before.
         batch: List of tensors with the same number of samples.
         size: Number of samples of a micro-batch; the last one may have less.
 
     Returns:
-        `(sums, state, outputs, last)`: the sums, the last state, the outputs of the whole batch,
-        and what the last micro-batch gave as `last`.
+        `(sums, state, outputs, rows, last)`: the sums, the last state, the outputs and the rows of
+        the whole batch, and what the last micro-batch gave as `last`.
     """
     samples = batch[0].shape[0]
     devices = devices_of_a_batch(samples)
@@ -53,22 +61,25 @@ def over_microbatches(body, initial_state, batch, size):
     remainder = [_remainder(x, devices, rest) for x in batch]
     share = devices * size / samples
     first = remainder if rest else [x[0] for x in chunks]
-    shapes, _, _, _ = jax.eval_shape(lambda x: body(initial_state(), x, share), first)
+    shapes, *_ = jax.eval_shape(lambda x: body(initial_state(), x, share), first)
 
     def step(carry, microbatch):
         sums, state = carry
-        more, state, outputs, last = body(state, microbatch, share)
-        return ([a + b for a, b in zip(sums, more, strict=True)], state), (outputs, last)
+        more, state, *parts = body(state, microbatch, share)
+        return ([a + b for a, b in zip(sums, more, strict=True)], state), parts
 
     sums = [jnp.zeros(s.shape, s.dtype) for s in shapes]
     carry = sums, initial_state()
-    (sums, state), (outputs, lasts) = jax.lax.scan(canonical_convolutions(step), carry, chunks)
+    (sums, state), parts = jax.lax.scan(canonical_convolutions(step), carry, chunks)
+    outputs, rows, lasts = parts
+    rows = [r.reshape(-1, *r.shape[2:]) for r in rows]
     tails, last = [None] * len(outputs), [y[-1] for y in lasts]
     if rest:
-        more, state, tails, last = body(state, remainder, 1.0 - count * share)
+        more, state, tails, more_rows, last = body(state, remainder, 1.0 - count * share)
         sums = [a + b for a, b in zip(sums, more, strict=True)]
+        rows = [jnp.concatenate(pair) for pair in zip(rows, more_rows, strict=True)]
     joined = [_join(y, tail, devices) for y, tail in zip(outputs, tails, strict=True)]
-    return sums, state, joined, last
+    return sums, state, joined, rows, last
 
 
 def _chunks(x, devices, count, size):

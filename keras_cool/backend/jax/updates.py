@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from jax.extend.core import get_opaque_trace_state
 
+from keras_cool.backend.jax.rows import held_back
 from keras_cool.keras_private import OverlayScope, trainable_variables_of
 
 
@@ -38,8 +39,8 @@ def _apply_stateless(optimizer, gradients, variables):
         variable.assign(value)
 
 
-def after(tensors):
-    """Returns the context of what is not to run where the tensors cannot be computed: any."""
+def writing_after(tensors):
+    """Returns the context in which nothing is written where the tensors cannot be computed: any."""
     return contextlib.nullcontext()
 
 
@@ -47,40 +48,51 @@ def apply_if(condition, update, *values):
     """Runs `update(*values)` if the scalar `condition` is true.
 
     It is one `cond` over what the update assigns. A select of every value would fuse with it, and
-    yet cost more: XLA then holds old and new state at once.
+    yet cost more: XLA then holds old and new state at once. Rows of tables are written after it.
     """
     if not isinstance(condition, jax.core.Tracer):
         if condition:
             update(*values)
         return
-    variables = _assigned_by(update, values)
+    variables, writes = _done_by(update, values)
 
     def taken(state, values):
-        with OverlayScope(zip(variables, state, strict=True)) as scope:
+        with held_back() as writes, OverlayScope(zip(variables, state, strict=True)) as scope:
             update(*values)
-        return [scope.get_current_value(v) for v in variables]
+        return [scope.get_current_value(v) for v in variables], _of_tables(writes)
 
     def skipped(state, values):
-        return state
+        return state, [w.of_nothing() for w in writes]
 
-    state = jax.lax.cond(condition, taken, skipped, [v.value for v in variables], values)
+    before = [v.value for v in variables]
+    state, of_tables = jax.lax.cond(condition, taken, skipped, before, values)
     for variable, value in zip(variables, state, strict=True):
         variable.assign(value)
+    for write, (indices, rows) in zip(writes, of_tables, strict=True):
+        write._replace(indices=indices, rows=rows).do()
 
 
-def _assigned_by(update, values):
-    """The variables that `update(*values)` assigns, found without computing it."""
-    variables = []
+def _of_tables(writes):
+    return [(w.indices, w.rows) for w in writes]
+
+
+def _done_by(update, values):
+    """The variables that `update(*values)` assigns and the rows that it writes, found without
+    computing it."""
+    variables, writes = [], []
 
     def trace(values):
-        with OverlayScope() as scope:
+        with held_back() as held, OverlayScope() as scope:
             update(*values)
         variables[:] = [variable for variable, _ in scope.updates]
+        writes[:] = held
+        return _of_tables(held)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the update itself is going to give them
-        jax.eval_shape(trace, values)
-    return variables
+        shapes = jax.eval_shape(trace, values)
+    pairs = zip(writes, shapes, strict=True)
+    return variables, [w._replace(indices=i, rows=r) for w, (i, r) in pairs]
 
 
 def all_finite(tensors):

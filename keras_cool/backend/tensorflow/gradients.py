@@ -8,8 +8,13 @@ from keras import tree
 
 from keras_cool.backend.assigned_leaves import AssignedLeaves
 from keras_cool.backend.row_sparse import RowSparse, with_rows
+from keras_cool.backend.tensorflow.computing_again import (
+    PartsComputedAgain,
+    check_reads,
+    is_recording,
+)
 from keras_cool.backend.tensorflow.rows import gathered
-from keras_cool.keras_private import ComputingMoments, GatheringRows, ResizingImages
+from keras_cool.keras_private import ComputingAgain, ComputingMoments, GatheringRows, ResizingImages
 
 KEEPS_ASSIGNED = True
 
@@ -22,9 +27,10 @@ def value_and_grad(objective, scope_at, tensors, tables=None):
 
     `tables` as on JAX.
     """
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
+    with tf.GradientTape() as tape:
         # An alias of its own for each, so that one tensor given twice has two gradients.
-        given, tensors = tensors, [tf.identity(tf.convert_to_tensor(t)) for t in tensors]
+        with tape.stop_recording():
+            given, tensors = tensors, [tf.identity(tf.convert_to_tensor(t)) for t in tensors]
         tape.watch(tensors)
         gather = _GatheredRows(tables or {}, given, tensors, tape)
 
@@ -35,8 +41,12 @@ def value_and_grad(objective, scope_at, tensors, tables=None):
 
         with scope_at(tensors) as scope:
             assigned = AssignedLeaves(scope, tensors, new_leaf, _sum)
-            with GatheringRows(gather) if tables else contextlib.nullcontext():
+            with (
+                ComputingAgain(PartsComputedAgain(scope)),
+                GatheringRows(gather) if tables else contextlib.nullcontext(),
+            ):
                 value, aux = objective(tensors, scope)
+            check_reads(scope, tape)
             with tape.stop_recording():
                 leaves = assigned.all_leaves()
                 gradients = tape.gradient(value, [*leaves, *gather.rows])
@@ -67,6 +77,8 @@ class _GatheredRows:
         if place is None or table.value is not self._tensors[place]:
             return None
         if tf.compat.v1.get_default_graph() is not self._graph or _is_vectorized():
+            return None
+        if not is_recording():  # it is computed again
             return None
         with self._tape.stop_recording():
             rows = gathered(self._given[place], indices)

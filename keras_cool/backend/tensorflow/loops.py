@@ -48,6 +48,13 @@ def while_loop(cond, body, loop_vars):
     return [values[tf.get_static_value(context.replica_id_in_sync_group)] for values in results]
 
 
+def after(tensors):
+    """Returns the context of what is computed once the tensors are, and not beside them; some may
+    be `None`."""
+    parts = [t.values if isinstance(t, tf.IndexedSlices) else t for t in tensors]
+    return tf.control_dependencies([t for t in parts if t is not None])
+
+
 def over_microbatches(body, initial_state, batch, size):
     """Runs `body` on one micro-batch after another and adds up what it gives.
 
@@ -63,30 +70,39 @@ def over_microbatches(body, initial_state, batch, size):
     samples = tf.shape(batch[0])[0] if samples is None else samples
     first = (samples - 1) % size + 1
     microbatch = batch if whole else [_samples(x, 0, first) for x in batch]
-    sums, state, heads, last = body(initial_state(), microbatch, _share(first, samples))
+    sums, state, heads, rows, last = body(initial_state(), microbatch, _share(first, samples))
     if whole:
-        return sums, state, heads, last
+        return sums, state, heads, rows, last
     # Of a batch of unknown size, the size of each is to be as unknown as that of the first.
     size_of_each = size if isinstance(samples, int) else tf.minimum(size, samples)
 
-    def step(i, sums, state, pieces, last):
+    def step(i, sums, state, pieces, of_rows, last):
         microbatch = [_samples(x, first + i * size, size_of_each) for x in batch]
-        more, state, outputs, last = body(state, microbatch, _share(size, samples))
+        more, state, outputs, rows, last = body(state, microbatch, _share(size, samples))
         sums = [a + b for a, b in zip(sums, more, strict=True)]
         pieces = [p.write(i, y) for p, y in zip(pieces, outputs, strict=True)]
-        return i + 1, sums, _as_tensors(state), pieces, _as_tensors(last)
+        of_rows = [p.write(i, r) for p, r in zip(of_rows, rows, strict=True)]
+        return i + 1, sums, _as_tensors(state), pieces, of_rows, _as_tensors(last)
 
     count = (samples - first) // size
     pieces = [tf.TensorArray(y.dtype, count, element_shape=(size, *y.shape[1:])) for y in heads]
-    # One after another: run side by side, they would all be in memory at once.
-    _, sums, state, pieces, last = tf.while_loop(
+    of_rows = [
+        tf.TensorArray(r.dtype, count, element_shape=(None, *r.shape[1:]), infer_shape=False)
+        for r in rows
+    ]
+    # One after another: run side by side, they would be in memory at once.
+    with after(sums):
+        batch = [tf.identity(x) for x in batch]
+    _, sums, state, pieces, of_rows, last = tf.while_loop(
         lambda i, *_: i < count,
         step,
-        (0, sums, _as_tensors(state), pieces, _as_tensors(last)),
+        (0, sums, _as_tensors(state), pieces, of_rows, _as_tensors(last)),
         parallel_iterations=1,
     )
     tails = [_joined(p.stack(), y) for p, y in zip(pieces, heads, strict=True)]
-    return sums, state, [tf.concat(pair, 0) for pair in zip(heads, tails, strict=True)], last
+    outputs = [tf.concat(pair, 0) for pair in zip(heads, tails, strict=True)]
+    rows = [tf.concat([r, p.concat()], 0) for r, p in zip(rows, of_rows, strict=True)]
+    return sums, state, outputs, rows, last
 
 
 def _as_tensors(values):

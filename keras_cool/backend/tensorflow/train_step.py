@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_cool.backend.tensorflow.found_size import FindingTheSize
-from keras_cool.backend.tensorflow.updates import after
+from keras_cool.backend.tensorflow.updates import writing_after
 from keras_cool.keras_private import (
     ModelBase,
     distribution_strategy,
@@ -41,7 +41,7 @@ class BackendStep(ModelBase):
         elif distribution_strategy(self) is None:
             # Of a model that a callback has given the mixin since Keras looked whether to build it.
             symbolic_build(self, data_batch=data)
-        with after(tf.nest.flatten(data, expand_composites=True)):
+        with writing_after(tf.nest.flatten(data, expand_composites=True)):
             return self.run_step(data)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):

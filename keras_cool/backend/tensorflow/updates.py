@@ -1,6 +1,10 @@
 """TensorFlow: updates under a condition, on which all replicas agree."""
 
+import contextlib
+
 import tensorflow as tf
+
+from keras_cool.keras_private import Writing
 
 
 def apply(optimizer, gradients, variables):
@@ -8,24 +12,33 @@ def apply(optimizer, gradients, variables):
     optimizer.apply(gradients, variables)
 
 
-def after(tensors):
-    """Returns the context of what is not to run where the tensors cannot be computed.
+def writing_after(tensors):
+    """Returns the context in which nothing is written where the tensors cannot be computed.
 
     Keras takes the batch inside of the compiled step. At the end of data of unknown length there is
-    none, and the rest of the step, what does not depend on it, would run all the same: counts and
-    seeds would go on.
+    none, and what does not depend on it would be written all the same: counts and seeds would go
+    on. What is read does not wait: TensorFlow drops the order of a read and a later write where no
+    data flow from one to the other, and a read that waits may come after the write.
 
     Args:
         tensors: List of tensors, those of a batch or gradients; what is no tensor is left out.
     """
     parts = [t.values if isinstance(t, tf.IndexedSlices) else t for t in tensors]
-    return tf.control_dependencies([t for t in parts if tf.is_tensor(t)])
+    parts = [t for t in parts if tf.is_tensor(t)]
+
+    def context():
+        graph = tf.compat.v1.get_default_graph()
+        return tf.control_dependencies([t for t in parts if getattr(t, "graph", None) is graph])
+
+    return contextlib.nullcontext() if tf.executing_eagerly() else Writing(context)
 
 
 def apply_if(condition, update, *values):
     """Runs `update(*values)` if the scalar `condition` is true."""
+    writing = Writing.context()
     if tf.__internal__.distribute.strategy_supports_no_merge_call():
-        tf.cond(condition, lambda: _then(update, *values), lambda: False)
+        with writing:
+            tf.cond(condition, lambda: _then(update, *values), lambda: False)
         return
 
     # An update of replicas merges them, which it cannot do inside a `cond` of one replica.
@@ -34,7 +47,8 @@ def apply_if(condition, update, *values):
             strategy.extended.call_for_each_replica(update, args=values)
             return True
 
-        tf.cond(strategy.experimental_local_results(condition)[0], call, lambda: False)
+        with writing:
+            tf.cond(strategy.experimental_local_results(condition)[0], call, lambda: False)
 
     tf.distribute.get_replica_context().merge_call(across_replicas, args=(condition, *values))
 

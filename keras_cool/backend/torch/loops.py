@@ -1,6 +1,7 @@
 """PyTorch: Python loops over micro-batches, loops that run until a condition holds, and sums over
 batches."""
 
+import contextlib
 from numbers import Number
 
 import keras
@@ -31,21 +32,31 @@ def _loop(cond, body, loop_vars):
 _steered_by_numbers = torch.compiler.disable(_loop)
 
 
+def after(tensors):
+    """Returns the context of what is computed once the tensors are: any."""
+    return contextlib.nullcontext()
+
+
 def over_microbatches(body, initial_state, batch, size):
     """Runs `body` on one micro-batch after another and adds up what it gives.
 
     Args, returns: As in `keras_cool/backend/jax/loops.py`.
     """
     samples = batch[0].shape[0]
-    sums, state, pieces = None, None, []
+    sums, state, pieces, of_rows = None, None, [], []
     for i, start in enumerate(range(0, samples, size)):
         microbatch = [x[start : start + size] for x in batch]
         share = microbatch[0].shape[0] / samples
-        more, state, outputs, last = body(state if i else initial_state(), microbatch, share)
+        more, state, outputs, rows, last = body(state if i else initial_state(), microbatch, share)
         sums = _add(sums, more, in_place=i > 1) if i else more
         pieces.append(outputs)
+        of_rows.append(rows)
         del more
-    return sums, state, [torch.cat(parts) for parts in zip(*pieces, strict=True)], last
+    return sums, state, _joined(pieces), _joined(of_rows), last
+
+
+def _joined(pieces):
+    return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
 
 
 def _add(sums, more, in_place):

@@ -13,8 +13,8 @@ def apply(optimizer, gradients, variables):
     optimizer.apply(gradients, variables)
 
 
-def after(tensors):
-    """Returns the context of what is not to run where the tensors cannot be computed: any."""
+def writing_after(tensors):
+    """Returns the context in which nothing is written where the tensors cannot be computed: any."""
     return contextlib.nullcontext()
 
 
