@@ -99,7 +99,7 @@ def counted(words):
 
 
 def check(negatives):
-    """Compares the gradient in closed form with automatic differentiation, on a model of 30 words."""
+    """Compares the gradient in closed form with automatic differentiation, on 30 words."""
     rng = np.random.default_rng(0)
     model = Word2Vec(30, 8)
     model.set_weights([rng.normal(size=(30, 8)) for _ in range(2)])
@@ -181,11 +181,11 @@ def parse(argv):
         metavar="T",
         type=not_negative,
         default=1e-3,
-        help="share of the text above which words are left out at times, 0 for none; default: 0.001",
+        help="share of the text above which a word is left out at times; 0: none; default: 0.001",
     )
     add("--rate", metavar="R", type=positive, default=0.025, help="of a pair; default: 0.025")
     add("--batch", metavar="N", type=count, default=512, help="pairs a step; default: 512")
-    add("--epochs", metavar="N", type=count, default=10, help="default: 10")
+    add("--epochs", metavar="N", type=count, default=5, help="default: 5")
     add("--seed", metavar="S", type=seed, default=0, help="default: 0")
     add("--words", metavar="WORD", nargs="+", help="whose nearest words are shown")
     add("--output", metavar="FILE", type=vector_file, help="for the vectors: .txt, .vec or .bin")

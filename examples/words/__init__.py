@@ -1,1 +1,1 @@
-"""What `word2vec.py` needs beside its model: the text, the pairs, and what becomes of the vectors."""
+"""What `word2vec.py` needs beside its model: text, pairs, and what becomes of the vectors."""

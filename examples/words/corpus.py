@@ -1,4 +1,4 @@
-"""A text as numbers: its words by their rank in the vocabulary, and the sentence that each is in."""
+"""A text as numbers: its words by their rank in the vocabulary, and the sentence of each."""
 
 import ast
 import importlib.util
@@ -15,9 +15,11 @@ from program.errors import UserError, one_line, require
 
 PACKAGES = {"numpy": "numpy", "scipy": "scipy", "sklearn": "scikit-learn"}
 NOT_TEXT = {"tests", "externals", "array_api_compat", "array_api_extra"}  # folders, copied in part
-TOKEN = re.compile(r"(?P<word>[^\W\d_]+(?:['’][^\W\d_]+)*)|[.!?:;](?=\s)|\n[ \t]*\n")
+TOKEN = re.compile(r"(?P<word>[^\W\d_]+(?:['\u2019][^\W\d_]+)*)|[.!?:;](?=\s)|\n[ \t]*\n")
 CODE = re.compile(r"^[ \t]*>>>.*?(?:^[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
-SYMBOL = re.compile(r"\b[^\W\d_ai]\b", re.IGNORECASE)  # x, y, n: a letter that is no word
+# The x of x, x1 or x_train: a letter that is no word.
+SYMBOL = re.compile(r"(?<![^\W\d_])[^\W\d_ai](?![^\W\d_])", re.IGNORECASE)
+SENTENCE_END = re.compile(r"(?<=[.!?:;])\s|\n[ \t]*\n")
 
 
 class Corpus(NamedTuple):
@@ -40,15 +42,15 @@ def read(path: Path) -> str:
 
 
 def docstrings(packages: dict[str, str]) -> str:
-    """Joins the docstrings of packages, by module name, without code, each paragraph once."""
-    paragraphs: dict[str, None] = {}
+    """Joins the docstrings of packages, by module name, without code, each sentence once."""
+    sentences: dict[str, None] = {}
     for module, package in packages.items():
         require(module, package)
         spec = importlib.util.find_spec(module)
         for docstring in _docstrings_below(Path(spec.origin).parent):
-            prose = SYMBOL.sub(" ", CODE.sub("\n", docstring))
-            paragraphs |= dict.fromkeys(re.split(r"\n\s*\n", prose))
-    return "\n\n".join(paragraphs)
+            prose = SENTENCE_END.split(CODE.sub("\n", docstring))
+            sentences |= dict.fromkeys(" ".join(SYMBOL.sub(" ", s).split()) for s in prose)
+    return "\n\n".join(sentences)
 
 
 def _docstrings_below(folder: Path) -> Iterator[str]:
