@@ -38,7 +38,7 @@ with backend_required("word2vec.py"):
 
 STEPS_A_CALL = 1 if keras.backend.backend() == "torch" else 20
 LOWEST = 1e-4  # the last learning rate, of the first
-WORDS = ["poisson", "cosine", "eigenvalues", "image", "integer"]  # of the default text
+WORDS = ["poisson", "eigenvalues", "image", "integer", "frequency"]  # of the default text
 
 
 class Word2Vec(kc.Model):

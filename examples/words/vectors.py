@@ -60,58 +60,53 @@ def principal(vectors: np.ndarray) -> np.ndarray:
 def draw(vectors: np.ndarray, vocabulary: list[str], groups: list[list[int]], output: Path) -> None:
     """Draws groups of words, the first of each in bold, by the principal components of all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # without pyplot: on any machine
+    from matplotlib.figure import Figure  # without pyplot: it draws with Agg, on any machine
 
     figure = Figure(figsize=(8, 6), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    renderer = FigureCanvasAgg(figure).get_renderer()
     axes = figure.subplots()
-    points = principal(vectors[[word for group in groups for word in group]])
     axes.set(xticks=[], yticks=[], xlabel="first principal component", ylabel="second")
-    axes.margins(0.12)
+    axes.set_title("words, each with its nearest ones in the same color", fontsize=11)
+    axes.margins(0.1)
+    points = principal(vectors[[word for group in groups for word in group]])
     axes.scatter(*points.T, s=0)
     figure.draw_without_rendering()  # which fixes the scale
-    taken, start = list(axes.transData.transform(points)), 0
-    obstacles = [(x - 3, y - 3, x + 3, y + 3) for x, y in taken]
+    pixels = axes.transData.transform(points)
+    covered = [(x - 3, y - 3, x + 3, y + 3) for x, y in pixels]
+    places = iter(zip(points, pixels))
     for number, group in enumerate(groups):
-        of_group = points[start : start + len(group)]
-        start += len(group)
-        sizes = [70] + [22] * (len(group) - 1)
-        axes.scatter(*of_group.T, s=sizes, color=f"C{number}")
-        for i, (word, point) in enumerate(zip(group, of_group, strict=True)):
-            label = axes.annotate(
-                vocabulary[word],
-                point,
-                xytext=(0, 0),
-                textcoords="offset pixels",
-                color=f"C{number}",
-                fontsize=13 if i == 0 else 10,
-                fontweight="bold" if i == 0 else "normal",
-            )
-            box = label.get_window_extent(canvas.get_renderer())
-            x, y = axes.transData.transform(point)
-            offset = _free_place(x, y, box.width, box.height, obstacles)
-            label.set_position(offset)
-            left, bottom = x + offset[0], y + offset[1]
-            obstacles.append((left, bottom, left + box.width, bottom + box.height))
+        for i, word in enumerate(group):
+            point, pixel = next(places)
+            color, first = f"C{number}", i == 0
+            axes.scatter(*point, s=70 if first else 22, color=color)
+            weight = {"fontsize": 13, "fontweight": "bold"} if first else {"fontsize": 10}
+            style = {"textcoords": "offset pixels", "color": color, **weight}
+            label = axes.annotate(vocabulary[word], point, xytext=(0, 0), **style)
+            extent = label.get_window_extent(renderer)
+            size = np.array([extent.width, extent.height])
+            corner = _free_place(pixel, size, covered, axes.bbox.extents)
+            label.set_position(corner - pixel)
+            covered.append((*corner, *(corner + size)))
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=figure.dpi)
 
 
-def _free_place(x, y, width, height, obstacles):
-    """Where a label of a point covers least: its offset, near to it if it can be."""
-    best = None
+def _free_place(point, size, covered, frame):
+    """The lower left corner of a label near its point, where it hides least and is in the frame."""
+    best, least = None, np.inf
     for distance in range(5, 60, 5):
         for angle in np.arange(0, 2 * np.pi, np.pi / 8):
-            center = np.array([np.cos(angle), np.sin(angle)])
-            center *= distance + np.array([width, height]) / 2
-            left, bottom = center - np.array([width, height]) / 2
-            covered = sum(
-                max(0, min(x + left + width, right) - max(x + left, x_of))
-                * max(0, min(y + bottom + height, top) - max(y + bottom, y_of))
-                for x_of, y_of, right, top in obstacles
-            )
-            if best is None or covered < best[0]:
-                best = covered, (left, bottom)
-        if best[0] == 0:
+            direction = np.array([np.cos(angle), np.sin(angle)])
+            corner = point + direction * (distance + size / 2) - size / 2
+            hidden = sum(_common_area(corner, corner + size, box) for box in covered)
+            hidden += np.prod(size) - _common_area(corner, corner + size, frame)
+            if hidden < least - 1e-6:
+                best, least = corner, hidden
+        if least < 1:
             break
-    return best[1]
+    return best
+
+
+def _common_area(low, high, box):
+    sides = np.minimum(high, box[2:]) - np.maximum(low, box[:2])
+    return np.prod(np.maximum(sides, 0))
