@@ -14,6 +14,10 @@ installed, without code (BSD-3-Clause licence). It prints the words nearest to s
 by their two principal components. `--output` writes the vectors for other programs, such as
 gensim's KeyedVectors.load_word2vec_format: in text, or in binary form if the file ends with .bin.
 
+The gradient of CBOW is the exact one. The program word2vec and gensim do not divide it by the
+number of neighbours, so a step of theirs is longer at the same rate (Irsoy and others, 2021,
+"Corrected CBOW Performs as well as Skip-gram").
+
 Reference: Mikolov and others, 2013, "Distributed Representations of Words and Phrases and their
 Compositionality".
 """
@@ -37,6 +41,7 @@ with backend_required("word2vec.py"):
     import keras_cool as kc
 
 STEPS_A_CALL = 1 if keras.backend.backend() == "torch" else 20
+RATES = {"skip-gram": 0.025, "cbow": 0.1}
 LOWEST = 1e-4  # the last learning rate, of the first
 WORDS = ["poisson", "eigenvalues", "image", "integer", "frequency"]  # of the default text
 
@@ -145,7 +150,7 @@ def train(text, arguments):
     steps = calls * STEPS_A_CALL
     model = Word2Vec(len(text.vocabulary), arguments.size)
     # The loss is the mean over a batch, and word2vec's rate is that of a pair.
-    rate = arguments.rate * arguments.batch
+    rate = (arguments.rate or RATES[arguments.model]) * arguments.batch
     rate = keras.optimizers.schedules.PolynomialDecay(rate, steps, LOWEST * rate)
     model.compile(keras.optimizers.SGD(rate), steps_per_execution=STEPS_A_CALL)
     progress = Progress(steps, arguments.epochs * len(text.ids))
@@ -171,7 +176,7 @@ def parse(argv):
     parser = parser_of("word2vec.py", __doc__)
     add = parser.add_argument
     add("--text", metavar="FILE", type=Path, help="in UTF-8; default: docstrings, see below")
-    add("--model", choices=["skip-gram", "cbow"], default="skip-gram", help="default: skip-gram")
+    add("--model", choices=list(RATES), default="skip-gram", help="default: skip-gram")
     add("--size", metavar="N", type=count, default=100, help="of a vector; default: 100")
     add("--window", metavar="N", type=count, default=5, help="words on each side; default: 5")
     add("--negatives", metavar="N", type=count, default=5, help="a pair; default: 5")
@@ -183,7 +188,12 @@ def parse(argv):
         default=1e-3,
         help="share of the text above which a word is left out at times; 0: none; default: 0.001",
     )
-    add("--rate", metavar="R", type=positive, default=0.025, help="of a pair; default: 0.025")
+    add(
+        "--rate",
+        metavar="R",
+        type=positive,
+        help="of a pair; default: 0.025, and 0.1 with CBOW",
+    )
     add("--batch", metavar="N", type=count, default=512, help="pairs a step; default: 512")
     add("--epochs", metavar="N", type=count, default=5, help="default: 5")
     add("--seed", metavar="S", type=seed, default=0, help="default: 0")
