@@ -132,7 +132,8 @@ class Progress(keras.callbacks.Callback):
             loss = float(logs["loss"])  # which waits for the step
             seconds = time.perf_counter() - self.start
             speed = (done - self.step) / self.steps * self.words / seconds
-            print(f"{done / self.steps:5.0%}{speed:12,.0f} words a second{loss:9.3f} loss")
+            line = f"{done / self.steps:5.0%}{speed:12,.0f} words a second{loss:9.3f} loss"
+            print(line, flush=True)
             self.step, self.start = done, time.perf_counter()
 
 

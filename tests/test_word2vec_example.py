@@ -1,14 +1,15 @@
 """`examples/word2vec.py`: its gradient, its pairs, its files, what it prints, and its errors."""
 
 import struct
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from matplotlib import image
+from scipy import stats
 
 import keras_cool as kc
+from program.errors import UserError
 from support.examples import script, step_by_hand
 from words import corpus, pairs, vectors
 
@@ -81,6 +82,32 @@ def test_steps_by_hand_lead_to_the_same_weights(example, width):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+MODULE = '''"""Sorts the n_rows of x.
+
+Sorts the n_rows of x.
+
+>>> sort(table)
+hidden
+
+The end.
+"""
+def f():
+    "Found: (twice)."
+    return "not read"
+'''
+
+
+def test_docstrings_are_read_without_code_and_each_sentence_once(tmp_path, monkeypatch):
+    for folder, text in (("", MODULE), ("tests", '"""Left out."""'), ("part", '"""Found: so."""')):
+        (tmp_path / "sorting" / folder).mkdir(exist_ok=True)
+        (tmp_path / "sorting" / folder / "__init__.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = corpus.docstrings({"sorting": "sorting"}).split("\n\n")
+    assert found == ["Sorts the _rows of .", "", "The end.", "Found:", "(twice).", "so."]
+    with pytest.raises(UserError, match="pip install so-rare"):
+        corpus.docstrings({"so_rare": "so-rare"})
+
+
 TEXT = "The cat sat. The dog ran! A cat ran; the dog sat on it.\n\nOn it the cat ran."
 
 
@@ -132,6 +159,32 @@ def test_frequent_words_are_left_out_and_negatives_drawn_as_word2vec_does():
     np.testing.assert_array_equal(pairs.kept_share(counts, 0), 1)
     frequency = np.bincount(pairs.negative_table(counts)) / pairs.TABLE
     np.testing.assert_allclose(frequency, counts**0.75 / (counts**0.75).sum(), atol=1e-5)
+
+
+def long_text(length=60_000):
+    """One sentence of five words, some of them frequent."""
+    ids = np.random.default_rng(1).choice(5, length, p=[0.6, 0.2, 0.1, 0.07, 0.03])
+    counts = np.bincount(ids)
+    return corpus.Corpus(list("abcde"), counts, ids.astype("int32"), np.zeros(length, "int32"))
+
+
+def test_the_text_is_sub_sampled_as_often_as_it_should_be():
+    text, rng = long_text(), np.random.default_rng(2)
+    sampling = pairs.Sampling("cbow", window=1, negatives=1, threshold=0.02, batch=8)
+    kept = np.bincount(np.concatenate([words for _, words in pairs.drawn(text, sampling, rng)]))
+    share = pairs.kept_share(text.counts, 0.02)
+    assert share[0] < 0.3 < share[-1]
+    deviation = (kept - text.counts * share) / np.sqrt(text.counts * share * (1.001 - share))
+    assert np.abs(deviation).max() < 4
+
+
+def test_the_negatives_of_batches_have_their_distribution():
+    text = long_text()
+    sampling = pairs.Sampling("skip-gram", window=2, negatives=3, threshold=0, batch=1000)
+    made = pairs.batches(text, sampling, np.random.default_rng(3))
+    others = np.concatenate([next(made)[1][:, 1:] for _ in range(20)]).ravel()
+    expected = text.counts**0.75 / np.sum(text.counts**0.75) * len(others)
+    assert stats.chisquare(np.bincount(others), expected).pvalue > 1e-3
 
 
 def test_batches_go_through_the_text_in_one_shape():
@@ -231,20 +284,43 @@ def test_words_of_a_group_are_near(example, tmp_path, capsys, model):
     assert image.imread(drawing).std() > 0.01
 
 
+def test_words_that_are_far_apart_are_chosen():
+    directions = np.array([[1, 0], [0.9, 0.1], [-1, 0.1], [0, 1], [0.1, 0.9]])
+    assert vectors.far_apart(directions, 3) == [0, 2, 3]
+    many = np.concatenate([np.ones((50, 2)), directions])
+    assert vectors.far_apart(many, 3) == [50, 52, 53]
+
+
+def test_an_output_that_cannot_be_written_is_refused(example, tmp_path, capsys, monkeypatch):
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT * 10, encoding="utf-8")
+    monkeypatch.setattr(example, "train", lambda text, _: RNG.normal(size=(len(text.counts), 4)))
+    for option in ("--picture={}/below.png", "--output={}/below.bin"):
+        options = [f"--text={text}", f"--picture={tmp_path}/w.png", option.format(text)]
+        with pytest.raises(SystemExit) as stopped:
+            example.main(options)
+        assert stopped.value.code == 2
+        assert "give a place that can be written" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--text=nowhere.txt"], "give the path of a text file in UTF-8"),
         (["--text={short}"], "give a longer --text or a smaller --min-count"),
         (["--text={long}", "--words", "zebra"], "does not have zebra 10 times"),
+        (["--text={apart}"], "no word has a neighbour"),
+        (["--sample=-1"], "is not a finite number of at least 0"),
         (["--output=vectors.csv"], "is not the path of a .txt, .vec or .bin file"),
         (["--picture=x.jpg"], "is not the path of a .png file"),
     ],
 )
 def test_errors(example, tmp_path, capsys, options, message):
     files = {"short": tmp_path / "short.txt", "long": tmp_path / "long.txt"}
-    Path(files["short"]).write_text("one two", encoding="utf-8")
-    Path(files["long"]).write_text(TEXT * 10, encoding="utf-8")
+    files["apart"] = tmp_path / "apart.txt"
+    files["short"].write_text("one two", encoding="utf-8")
+    files["long"].write_text(TEXT * 10, encoding="utf-8")
+    files["apart"].write_text("one. two. " * 10, encoding="utf-8")
     with pytest.raises(SystemExit) as error:
         example.main([o.format(**files) for o in options])
     assert error.value.code == 2
