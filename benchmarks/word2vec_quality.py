@@ -7,8 +7,8 @@ group of their cluster. Nearest: the share of the nine nearest words that are of
 example and gensim's Word2Vec, with one worker, have the same settings. A seed decides the text, the
 first vectors and what is drawn.
 
-CBOW is compared once more with a rate for each that is the best of some on a seed of its own:
-gensim's gradient of CBOW is longer than that of the loss.
+They are compared once more with a rate for each that is the best of some on a seed of its own:
+gensim's first vectors are larger, and its gradient of CBOW is longer than that of the loss.
 
     KERAS_BACKEND=jax python benchmarks/word2vec_quality.py \
         --output benchmarks/results/word2vec_quality-jax.md
@@ -150,7 +150,7 @@ def main():
         f"{LENGTH} words: {OF_GROUP:.0%} of the words are of the sentence's group, {OF_ANY:.0%} of "
         f"any. {epochs} epochs, vectors of {SIZE}, windows of up to {WINDOW}, {NEGATIVES} "
         f"negatives, sub-sampling above {SAMPLE}. A cell is the mean of {len(seeds)} seeds, and "
-        f"each; by chance nearest is {(EACH - 1) / (GROUPS * EACH - 1):.3f}. In the last two rows "
+        f"each; by chance nearest is {(EACH - 1) / (GROUPS * EACH - 1):.3f}. In the last four rows "
         f"the rate is the best of {', '.join(map(str, RATES))} on another seed."
     )
     lines = [
@@ -163,8 +163,9 @@ def main():
         "| | rate | purity | nearest |",
         "| --- | --- | --- | --- |",
     ]
-    for model, rates in (("skip-gram", (RATE,)), ("cbow", (RATE,)), ("cbow", RATES)):
-        lines += compare(model, seeds, sentences, epochs, rates)
+    for rates in ((RATE,), RATES):
+        for model in ("skip-gram", "cbow"):
+            lines += compare(model, seeds, sentences, epochs, rates)
     text = "\n".join(lines) + "\n"
     print(text)
     if arguments.output:
