@@ -134,6 +134,7 @@ PICTURES = Path("docs", "images")
 SMALLEST = {
     "physics_informed": ["--evaluations=60", "--adam=20"],
     "trajectories": ["--steps=4"],
+    "word2vec": ["--epochs=1", "--size=8", "--sample=1e-6"],
 }
 
 

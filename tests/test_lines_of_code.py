@@ -73,3 +73,5 @@ def test_the_table_in_the_docs_is_of_today():
     assert len(table.splitlines()) > 4
     found = table in (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
     assert found, "run: python benchmarks/lines_of_code.py --output docs/gallery.md"
+    row = next(line for line in table.splitlines() if "`word2vec.py`" in line)
+    assert row in (ROOT / "docs" / "embedding-tables.md").read_text(encoding="utf-8")
