@@ -7,9 +7,10 @@ group of their cluster. Nearest: the share of the nine nearest words that are of
 example and gensim's Word2Vec, with one worker, have the same settings. A seed decides the text, the
 first vectors and what is drawn.
 
-gensim differs in two things. Its first vectors are twice as large, and in CBOW it adds the whole error
-to each neighbour, where the gradient divides it by their number. "As gensim" is the example with both
-changed. All are compared at one rate, and each at the best of some rates on a seed of its own.
+gensim differs in two things. Its first vectors are twice as large, and in CBOW it adds the whole
+error to each neighbour, where the gradient divides it by their number. "As gensim" is the example
+with both changed. All are compared at one rate, and each at the best of some rates on a seed of its
+own.
 
     KERAS_BACKEND=jax python benchmarks/word2vec_quality.py \
         --output benchmarks/results/word2vec_quality-jax.md
