@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from jax.extend.core import get_opaque_trace_state
 
-from keras_cool.backend.jax.rows import held_back
+from keras_cool.backend.jax.writes import held_back
 from keras_cool.keras_private import OverlayScope, trainable_variables_of
 
 
