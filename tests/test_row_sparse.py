@@ -97,6 +97,21 @@ def test_micro_batches_join_their_rows(attributes):
     assert_same_weights(*models, 1e-6)
 
 
+def test_callbacks_see_the_gradients_of_micro_batches_dense():
+    logs = []
+    for row_sparse in (True, False):
+        model = make(SkipGram, kc.Model, **AUTODIFF)
+        model.compile(
+            OPTIMIZERS["sgd"](), loss=SkipGram.loss, row_sparse=row_sparse, microbatch_size=4
+        )
+        callbacks = [kc.callbacks.GradientNoiseScale(), kc.callbacks.StepMonitor()]
+        fit = model.fit(*SkipGram.data(), 16, shuffle=False, verbose=0, callbacks=callbacks)
+        logs.append(fit.history)
+    assert logs[0].keys() == logs[1].keys() >= {"gradient_noise_scale", "gradient_norm"}
+    for name, values in logs[0].items():
+        np.testing.assert_allclose(values, logs[1][name], rtol=1e-5)
+
+
 @pytest.mark.parametrize("make_optimizer", [OPTIMIZERS["sgd"], lambda: kc.optimizers.LazyAdam(0.1)])
 def test_a_gradient_that_is_not_finite_reaches_no_row(make_optimizer):
     model = make(SkipGram, kc.Model, **AUTODIFF)

@@ -280,7 +280,7 @@ class MultiGradientMixin(Compilation, BackendStep):
         events = self.step_hooks.events
         with events.weights.counting(optimizer, variables):
             if optimizer is self.optimizer:
-                events.gradients(gradients, variables, of_all_replicas=False)
+                events.gradients(gradients, of_all_replicas=False)
             self._apply(optimizer, gradients, variables)
 
     def _apply(self, optimizer, gradients, variables):

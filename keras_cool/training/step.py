@@ -72,7 +72,7 @@ def take_step(model, evaluation, method):
         [e.values if isinstance(e, RowSparse) else e for e in estimate]
     )
     observed = estimate if evaluation.observed is None else evaluation.observed
-    model.step_hooks.events.gradients(observed, variables, of_all_replicas=True)
+    model.step_hooks.events.gradients(observed, of_all_replicas=True)
     replicas = backend.updates.number_of_replicas()
     if replicas > 1:  # whose gradients `apply` is going to add up
         estimate = [g / replicas for g in estimate]

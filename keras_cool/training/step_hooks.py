@@ -19,13 +19,12 @@ import keras
 
 from keras_cool import backend
 from keras_cool.backend.row_sparse import RowSparse
-from keras_cool.gradients import densify
 from keras_cool.training.batch_weights import BatchWeights
 
 
-def _whole(gradient, variable):
-    """A gradient as callbacks are shown it: a row-sparse one made dense."""
-    return densify(gradient, variable.value) if isinstance(gradient, RowSparse) else gradient
+def _whole(gradients):
+    """Gradients as callbacks are shown them: row-sparse ones made dense."""
+    return [g.dense() if isinstance(g, RowSparse) else g for g in gradients]
 
 
 class StepEvents:
@@ -60,22 +59,23 @@ class StepEvents:
 
     def measured(self, gradients, share):
         """Returns what the callbacks measure of a micro-batch, and a one: a list of scalars."""
+        gradients = _whole(gradients)
         values = [c.measure_microbatch(gradients, share) for c in self._measuring()]
         return [*values, keras.ops.ones(())]
 
     def microbatches(self, measured, parts, samples, gradients):
         """Tells that all micro-batches are computed."""
+        gradients = _whole(gradients)
         for callback, value in zip(self._measuring(), measured, strict=True):
             callback.observe_microbatches(value, parts, samples, gradients)
 
-    def gradients(self, gradients, variables, of_all_replicas):
+    def gradients(self, gradients, of_all_replicas):
         """Tells what the optimizer is going to be given, the first time in a step."""
         observers = [c for c in self._callbacks if c.observes_gradients]
         if not observers or self._has_shown_gradients:
             return
         self._has_shown_gradients = True
-        pairs = zip(gradients, variables, strict=True)
-        gradients = [_whole(g, v) for g, v in pairs if g is not None]
+        gradients = _whole(g for g in gradients if g is not None)
         if not of_all_replicas:
             gradients = backend.updates.gradients_of_all_replicas(gradients)
         for callback in observers:
